@@ -1,0 +1,326 @@
+"""Weight files as names, shapes, dtypes and tensors read on demand: safetensors, shards, pytorch .bin and .pt.
+
+Source: safetensors format description; torch.load of torch 2.6 and later; the file names of transformers' save_pretrained.
+Nothing is ever unpickled beyond what `weights_only=True` allows.
+"""
+
+import argparse
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+SAFETENSORS_NAME = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+PICKLE_NAME = "pytorch_model.bin"
+PICKLE_INDEX = "pytorch_model.bin.index.json"
+WEIGHT_NAMES = (SAFETENSORS_NAME, SAFETENSORS_INDEX, PICKLE_NAME, PICKLE_INDEX)
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class WeightFileError(ValueError):
+    """A weight file is missing, damaged, incomplete or of a kind that is not read."""
+
+
+class WeightFile:
+    """One checkpoint's tensors, by name; a context manager.
+
+    Attributes:
+        path: what was opened: a file, or the index of a sharded checkpoint.
+        kind: "safetensors", "pickle", or either with " shards".
+        shapes: name -> shape, in the file's order.
+        dtypes: name -> dtype in the file.
+        extra: what a pickle holds beside the weights (`args`, `cfg` of fairseq files); empty otherwise.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtypes: Mapping[str, torch.dtype],
+        read: Callable[[str], Tensor],
+        *,
+        extra: Mapping[str, Any] | None = None,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path, self.kind = path, kind
+        self.shapes, self.dtypes = dict(shapes), dict(dtypes)
+        self.extra = dict(extra or {})
+        self._read, self._close = read, close
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, on the CPU: a view of the mapped file where the format allows it, so do not write into it.
+
+        Raises:
+            WeightFileError: no tensor of that name.
+        """
+        if name not in self.shapes:
+            raise WeightFileError(f"{self.path}: no tensor {name!r}; it holds {len(self.shapes)} tensors")
+        return self._read(name)
+
+    def __enter__(self) -> "WeightFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+
+def find_weights(directory: Path) -> Path:
+    """The weight file of a checkpoint directory, safetensors before pickle, whole before sharded.
+
+    Raises:
+        WeightFileError: none of the known names is there.
+    """
+    for name in WEIGHT_NAMES:
+        if (directory / name).is_file():
+            return directory / name
+    there = sorted(entry.name for entry in directory.iterdir())[:12] if directory.is_dir() else []
+    raise WeightFileError(
+        f"{directory}: no weights; expected one of {', '.join(WEIGHT_NAMES)}, found {', '.join(there) or 'nothing'}. "
+        "Finish the download, or name the weight file itself."
+    )
+
+
+def open_weights(path: Path | str) -> WeightFile:
+    """Open a weight file, or the weights of a checkpoint directory, without reading the tensors.
+
+    Args:
+        path: directory, `.safetensors`, `.bin`/`.pt`/`.pth`/`.ckpt`, or an `.index.json` of shards.
+    Raises:
+        WeightFileError: missing, damaged, truncated, incomplete, unsafe or unknown; the message names the file and
+            what to do.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = find_weights(path)
+    if not path.is_file():
+        raise WeightFileError(f"{path}: there is no such file or directory")
+    if path.name.endswith(".index.json"):
+        return _open_shards(path)
+    if path.suffix == ".safetensors":
+        return _open_safetensors(path)
+    if path.suffix in PICKLE_SUFFIXES:
+        return _open_pickle(path)
+    raise WeightFileError(
+        f"{path}: cannot tell what kind of weight file this is; "
+        f"expected .safetensors, .index.json or one of {', '.join(PICKLE_SUFFIXES)}"
+    )
+
+
+def _open_safetensors(path: Path) -> WeightFile:
+    _check_safetensors(path)
+    try:
+        handle = safe_open(path, framework="pt", device="cpu")
+        file = handle.__enter__()
+    except (SafetensorError, OSError) as error:
+        raise WeightFileError(
+            f"{path}: damaged safetensors file ({error}); download or save it again"
+        ) from error
+    shapes, dtypes = {}, {}
+    for name in file.keys():  # noqa: SIM118 - not a mapping
+        part = file.get_slice(name)
+        shapes[name] = tuple(part.get_shape())
+        kind = part.get_dtype()
+        if kind not in _DTYPES:
+            raise WeightFileError(
+                f"{path}: {name} has dtype {kind}, which is not one of {', '.join(_DTYPES)}"
+            )
+        dtypes[name] = _DTYPES[kind]
+    return WeightFile(
+        path, "safetensors", shapes, dtypes, file.get_tensor, close=lambda: handle.__exit__(None, None, None)
+    )
+
+
+def _check_safetensors(path: Path) -> None:
+    """Find the usual damage first, in words that say what was found and what was expected."""
+    size = path.stat().st_size
+    again = "download or save it again"
+    if size < 8:
+        raise WeightFileError(f"{path}: {size} bytes cannot be a safetensors file; {again}")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > size - 8:
+            raise WeightFileError(
+                f"{path}: corrupt safetensors header: it says {length} bytes, the file has {size - 8} after it; {again}"
+            )
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        needed = 8 + length + max([int(end) for end in ends], default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise WeightFileError(
+            f"{path}: corrupt safetensors header: not the expected JSON ({error}); {again}"
+        ) from error
+    if needed > size:
+        raise WeightFileError(
+            f"{path}: truncated: the header describes {needed} bytes, the file has {size}; {again}"
+        )
+
+
+def _open_pickle(path: Path) -> WeightFile:
+    loaded = _load_pickle(path)
+    if not isinstance(loaded, Mapping):
+        raise WeightFileError(
+            f"{path}: holds a {type(loaded).__name__}, expected a dictionary of tensors: save model.state_dict()"
+        )
+    weights, extra = loaded, {}
+    for inner in ("model", "state_dict"):
+        if isinstance(loaded.get(inner), Mapping):
+            weights = loaded[inner]
+            extra = {key: value for key, value in loaded.items() if key != inner}
+            break
+    wrong = [
+        str(name)
+        for name, value in weights.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    if wrong or not weights:
+        found = f"{', '.join(wrong[:5])} {'are' if len(wrong) > 1 else 'is'} not" if wrong else "it has no"
+        raise WeightFileError(
+            f"{path}: expected a dictionary of tensors; {found} tensor{'s' * (len(wrong) != 1)}"
+        )
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    dtypes = {name: value.dtype for name, value in weights.items()}
+    return WeightFile(path, "pickle", shapes, dtypes, dict(weights).__getitem__, extra=extra)
+
+
+def _load_pickle(path: Path) -> Any:
+    if path.stat().st_size == 0:
+        raise WeightFileError(f"{path}: 0 bytes cannot be a weight file; download or save it again")
+    with path.open("rb") as file:
+        zipped = (
+            file.read(4) == b"PK\x03\x04"
+        )  # files of torch before 1.6 are not, and cannot be memory-mapped
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightFileError(_refusal(path, error, zipped=zipped)) from error
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise WeightFileError(
+            f"{path}: not a readable torch file, perhaps truncated ({path.stat().st_size} bytes; {reason}); "
+            "download or save it again"
+        ) from error
+
+
+def _refusal(path: Path, error: Exception, *, zipped: bool) -> str:
+    """Say which Python objects a pickle would have called, or that it is no pickle at all."""
+    found: list[str] = []
+    if zipped:
+        try:
+            found = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        except (RuntimeError, ValueError, pickle.UnpicklingError):
+            found = []
+    marker = "Unsupported global: GLOBAL "
+    if not found and marker in str(error):
+        found = [str(error).split(marker, 1)[1].split()[0]]
+    found = [name for name in found if name != "argparse.Namespace"]
+    if not found:
+        detail = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
+        return f"{path}: not a torch weight file, or damaged ({detail}); download or save it again"
+    return (
+        f"{path}: refused: beside tensors it holds Python objects that loading would run: {', '.join(found)}. "
+        "This library never runs code from a weight file. Where you trust the file, keep the weights alone, in an "
+        "environment that has those classes: "
+        'c = torch.load(FILE, weights_only=False); torch.save({"model": c["model"]}, NEW_FILE)'
+    )
+
+
+def _open_shards(index: Path) -> WeightFile:
+    where = _read_index(index)
+    files: dict[str, WeightFile] = {}
+    try:
+        for shard in sorted(set(where.values())):
+            if Path(shard).name != shard:
+                raise WeightFileError(f"{index}: shard {shard!r} is not a plain file name beside the index")
+            if not (index.parent / shard).is_file():
+                lost = sum(name == shard for name in where.values())
+                raise WeightFileError(
+                    f"{index.parent / shard}: missing shard; {index.name} puts {lost} tensors there. Download it too."
+                )
+            files[shard] = open_weights(index.parent / shard)
+        _check_shards(index, where, files)
+    except WeightFileError:
+        for file in files.values():
+            file.__exit__(None, None, None)
+        raise
+
+    def close() -> None:
+        for file in files.values():
+            file.__exit__(None, None, None)
+
+    shapes = {name: files[shard].shapes[name] for name, shard in where.items()}
+    dtypes = {name: files[shard].dtypes[name] for name, shard in where.items()}
+    kind = f"{next(iter(files.values())).kind} shards"
+    return WeightFile(index, kind, shapes, dtypes, lambda name: files[where[name]].tensor(name), close=close)
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    try:
+        loaded = json.loads(index.read_bytes())
+        where = loaded["weight_map"]
+        good = isinstance(where, dict) and all(isinstance(shard, str) for shard in where.values())
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightFileError(
+            f"{index}: not a shard index: expected JSON with a weight_map ({error!r})"
+        ) from error
+    if not good or not where:
+        raise WeightFileError(
+            f"{index}: weight_map must map at least one tensor name to its shard's file name"
+        )
+    return where
+
+
+def _check_shards(index: Path, where: Mapping[str, str], files: Mapping[str, WeightFile]) -> None:
+    lost = [f"{name} (in {shard})" for name, shard in where.items() if name not in files[shard].shapes]
+    if lost:
+        raise WeightFileError(
+            f"{index}: {len(lost)} tensors of the index are not in their shards: {', '.join(lost[:5])}"
+            f"{' ...' if len(lost) > 5 else ''}. Index and shards are of different saves: download them together."
+        )
+    stray = [
+        f"{name} (in {shard})"
+        for shard, file in files.items()
+        for name in file.shapes
+        if where.get(name) != shard
+    ]
+    if stray:
+        raise WeightFileError(
+            f"{index}: {len(stray)} tensors of the shards are not in the index: {', '.join(stray[:5])}"
+            f"{' ...' if len(stray) > 5 else ''}. Index and shards are of different saves: download them together."
+        )
