@@ -1,6 +1,6 @@
-"""Weight files as names, shapes, dtypes and tensors read on demand: safetensors, shards, pytorch .bin and .pt.
+"""Weight files as names, shapes, dtypes and tensors read on demand: safetensors, shards, .bin and .pt.
 
-Source: safetensors format description; torch.load of torch 2.6 and later; the file names of transformers' save_pretrained.
+Source: the safetensors format description; torch.load since 2.6; file names of transformers' save_pretrained.
 Nothing is ever unpickled beyond what `weights_only=True` allows.
 """
 
@@ -23,6 +23,7 @@ PICKLE_INDEX = "pytorch_model.bin.index.json"
 WEIGHT_NAMES = (SAFETENSORS_NAME, SAFETENSORS_INDEX, PICKLE_NAME, PICKLE_INDEX)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
+_ONE_SAVE = "Index and shards must be of the same save: download them together."
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -63,19 +64,20 @@ class WeightFile:
         read: Callable[[str], Tensor],
         *,
         extra: Mapping[str, Any] | None = None,
-        close: Callable[[], None] = lambda: None,
     ) -> None:
         self.path, self.kind = path, kind
         self.shapes, self.dtypes = dict(shapes), dict(dtypes)
         self.extra = dict(extra or {})
-        self._read, self._close = read, close
+        self._read: Callable[[str], Tensor] | None = read
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, on the CPU: a view of the mapped file where the format allows it, so do not write into it.
+        """One tensor, on the CPU; where the format allows a view of the mapped file, so do not write to it.
 
         Raises:
-            WeightFileError: no tensor of that name.
+            WeightFileError: no tensor of that name, or the file was closed.
         """
+        if self._read is None:
+            raise WeightFileError(f"{self.path}: closed; read its tensors inside the with block")
         if name not in self.shapes:
             raise WeightFileError(f"{self.path}: no tensor {name!r}; it holds {len(self.shapes)} tensors")
         return self._read(name)
@@ -86,7 +88,7 @@ class WeightFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        self._read = None
 
 
 def find_weights(directory: Path) -> Path:
@@ -100,7 +102,8 @@ def find_weights(directory: Path) -> Path:
             return directory / name
     there = sorted(entry.name for entry in directory.iterdir())[:12] if directory.is_dir() else []
     raise WeightFileError(
-        f"{directory}: no weights; expected one of {', '.join(WEIGHT_NAMES)}, found {', '.join(there) or 'nothing'}. "
+        f"{directory}: no weights; expected one of {', '.join(WEIGHT_NAMES)}, "
+        f"found {', '.join(there) or 'nothing'}. "
         "Finish the download, or name the weight file itself."
     )
 
@@ -111,8 +114,8 @@ def open_weights(path: Path | str) -> WeightFile:
     Args:
         path: directory, `.safetensors`, `.bin`/`.pt`/`.pth`/`.ckpt`, or an `.index.json` of shards.
     Raises:
-        WeightFileError: missing, damaged, truncated, incomplete, unsafe or unknown; the message names the file and
-            what to do.
+        WeightFileError: missing, damaged, truncated, incomplete, unsafe or unknown; the message names the
+            file and says what to do.
     """
     path = Path(path)
     if path.is_dir():
@@ -132,61 +135,60 @@ def open_weights(path: Path | str) -> WeightFile:
 
 
 def _open_safetensors(path: Path) -> WeightFile:
-    _check_safetensors(path)
+    header = _read_header(path)
+    unread = sorted({entry["dtype"] for entry in header.values()} - set(_DTYPES))
+    if unread:
+        raise WeightFileError(f"{path}: dtype {', '.join(unread)} is not read; known: {', '.join(_DTYPES)}")
     try:
-        handle = safe_open(path, framework="pt", device="cpu")
-        file = handle.__enter__()
+        file = safe_open(
+            path, framework="pt", device="cpu"
+        )  # checks what _read_header does not: gaps, overlaps
     except (SafetensorError, OSError) as error:
         raise WeightFileError(
             f"{path}: damaged safetensors file ({error}); download or save it again"
         ) from error
-    shapes, dtypes = {}, {}
-    for name in file.keys():  # noqa: SIM118 - not a mapping
-        part = file.get_slice(name)
-        shapes[name] = tuple(part.get_shape())
-        kind = part.get_dtype()
-        if kind not in _DTYPES:
-            raise WeightFileError(
-                f"{path}: {name} has dtype {kind}, which is not one of {', '.join(_DTYPES)}"
-            )
-        dtypes[name] = _DTYPES[kind]
-    return WeightFile(
-        path, "safetensors", shapes, dtypes, file.get_tensor, close=lambda: handle.__exit__(None, None, None)
-    )
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
+    dtypes = {name: _DTYPES[entry["dtype"]] for name, entry in header.items()}
+    return WeightFile(path, "safetensors", shapes, dtypes, file.get_tensor)
 
 
-def _check_safetensors(path: Path) -> None:
-    """Find the usual damage first, in words that say what was found and what was expected."""
+def _read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """The header, or the usual damage in words that say what was found and what was expected."""
     size = path.stat().st_size
     again = "download or save it again"
     if size < 8:
         raise WeightFileError(f"{path}: {size} bytes cannot be a safetensors file; {again}")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > size - 8:
+        left = size - 8 - length
+        if left < 0:
             raise WeightFileError(
-                f"{path}: corrupt safetensors header: it says {length} bytes, the file has {size - 8} after it; {again}"
+                f"{path}: corrupt safetensors header: it claims {length} bytes, there are {size - 8}; {again}"
             )
         raw = file.read(length)
     try:
-        header = json.loads(raw)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        needed = 8 + length + max([int(end) for end in ends], default=0)
+        header = {name: entry for name, entry in json.loads(raw).items() if name != "__metadata__"}
+        needed = max([int(entry["data_offsets"][1]) for entry in header.values()], default=0)
+        for entry in header.values():
+            _ = str(entry["dtype"]), [int(length) for length in entry["shape"]]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise WeightFileError(
-            f"{path}: corrupt safetensors header: not the expected JSON ({error}); {again}"
+            f"{path}: corrupt safetensors header: expected JSON of dtype, shape and data_offsets per tensor "
+            f"({type(error).__name__}: {error}); {again}"
         ) from error
-    if needed > size:
+    if needed > left:
         raise WeightFileError(
-            f"{path}: truncated: the header describes {needed} bytes, the file has {size}; {again}"
+            f"{path}: truncated: the header describes {needed} bytes of tensors, the file has {left}; {again}"
         )
+    return header
 
 
 def _open_pickle(path: Path) -> WeightFile:
     loaded = _load_pickle(path)
     if not isinstance(loaded, Mapping):
         raise WeightFileError(
-            f"{path}: holds a {type(loaded).__name__}, expected a dictionary of tensors: save model.state_dict()"
+            f"{path}: holds a {type(loaded).__name__}, expected a dictionary of tensors; "
+            "save model.state_dict()"
         )
     weights, extra = loaded, {}
     for inner in ("model", "state_dict"):
@@ -254,9 +256,9 @@ def _refusal(path: Path, error: Exception, *, zipped: bool) -> str:
         detail = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
         return f"{path}: not a torch weight file, or damaged ({detail}); download or save it again"
     return (
-        f"{path}: refused: beside tensors it holds Python objects that loading would run: {', '.join(found)}. "
-        "This library never runs code from a weight file. Where you trust the file, keep the weights alone, in an "
-        "environment that has those classes: "
+        f"{path}: refused: beside tensors it holds Python objects, and loading would run their code: "
+        f"{', '.join(found)}. This library never runs code from a weight file. If you trust the file, keep "
+        "the weights alone, in an environment that has those classes: "
         'c = torch.load(FILE, weights_only=False); torch.save({"model": c["model"]}, NEW_FILE)'
     )
 
@@ -264,30 +266,20 @@ def _refusal(path: Path, error: Exception, *, zipped: bool) -> str:
 def _open_shards(index: Path) -> WeightFile:
     where = _read_index(index)
     files: dict[str, WeightFile] = {}
-    try:
-        for shard in sorted(set(where.values())):
-            if Path(shard).name != shard:
-                raise WeightFileError(f"{index}: shard {shard!r} is not a plain file name beside the index")
-            if not (index.parent / shard).is_file():
-                lost = sum(name == shard for name in where.values())
-                raise WeightFileError(
-                    f"{index.parent / shard}: missing shard; {index.name} puts {lost} tensors there. Download it too."
-                )
-            files[shard] = open_weights(index.parent / shard)
-        _check_shards(index, where, files)
-    except WeightFileError:
-        for file in files.values():
-            file.__exit__(None, None, None)
-        raise
-
-    def close() -> None:
-        for file in files.values():
-            file.__exit__(None, None, None)
-
+    for shard in sorted(set(where.values())):
+        if Path(shard).name != shard:
+            raise WeightFileError(f"{index}: shard {shard!r} is not a plain file name beside the index")
+        if not (index.parent / shard).is_file():
+            lost = sum(name == shard for name in where.values())
+            raise WeightFileError(
+                f"{index.parent / shard}: missing shard; {index.name} puts {lost} tensors there; download it"
+            )
+        files[shard] = open_weights(index.parent / shard)
+    _check_shards(index, where, files)
     shapes = {name: files[shard].shapes[name] for name, shard in where.items()}
     dtypes = {name: files[shard].dtypes[name] for name, shard in where.items()}
     kind = f"{next(iter(files.values())).kind} shards"
-    return WeightFile(index, kind, shapes, dtypes, lambda name: files[where[name]].tensor(name), close=close)
+    return WeightFile(index, kind, shapes, dtypes, lambda name: files[where[name]].tensor(name))
 
 
 def _read_index(index: Path) -> dict[str, str]:
@@ -311,7 +303,7 @@ def _check_shards(index: Path, where: Mapping[str, str], files: Mapping[str, Wei
     if lost:
         raise WeightFileError(
             f"{index}: {len(lost)} tensors of the index are not in their shards: {', '.join(lost[:5])}"
-            f"{' ...' if len(lost) > 5 else ''}. Index and shards are of different saves: download them together."
+            f"{' ...' if len(lost) > 5 else ''}. {_ONE_SAVE}"
         )
     stray = [
         f"{name} (in {shard})"
@@ -322,5 +314,5 @@ def _check_shards(index: Path, where: Mapping[str, str], files: Mapping[str, Wei
     if stray:
         raise WeightFileError(
             f"{index}: {len(stray)} tensors of the shards are not in the index: {', '.join(stray[:5])}"
-            f"{' ...' if len(stray) > 5 else ''}. Index and shards are of different saves: download them together."
+            f"{' ...' if len(stray) > 5 else ''}. {_ONE_SAVE}"
         )

@@ -1,9 +1,9 @@
 """Hugging Face's names of TrOCR, ViT and DeiT checkpoints.
 
-Two dialects: the names in files, which transformers 4.x and 5.x both write, and the names that a model of 5.x has in
-memory, which people get who save `model.state_dict()` themselves.
+Two dialects: the names in files, which transformers 4.x and 5.x both write, and the names that a model of 5.x
+has in memory, which people get who save `model.state_dict()` themselves.
 
-Source: transformers 5.23 models/vit, models/deit, models/trocr and conversion_mapping; the official files' keys.
+Source: transformers 5.23, models vit, deit and trocr and its conversion mapping; the official files' keys.
 """
 
 from collections.abc import Mapping

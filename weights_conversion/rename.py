@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 Shape = tuple[int, ...]
 Stems = str | tuple[str, ...]
-Sliceable = TypeVar("Sliceable", bound=Any)
+Rows = TypeVar("Rows", bound=Any)
 
 INDEX = "{i}"
 LEAVES = ("weight", "bias")
@@ -33,7 +33,7 @@ class Move:
     part: int = 0
     parts: int = 1
 
-    def take(self, tensor: Sliceable) -> Sliceable:
+    def take(self, tensor: Rows) -> Rows:
         """Cut this move's rows out of the source tensor; the whole tensor itself when it is not fused.
 
         Args:
@@ -49,7 +49,7 @@ class Move:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pack:
-    """The way back: one key of the other dialect and our tensors that make it, stacked by rows in this order."""
+    """The way back: one key of the other dialect, and our tensors that make it, stacked by rows in order."""
 
     source: str
     targets: tuple[str, ...]
@@ -80,9 +80,7 @@ class KeyMapError(ValueError):
     def __init__(self, origin: str, problems: Mapping[str, list[tuple[str, str]]], advice: str = "") -> None:
         self.problems = {heading: list(found) for heading, found in problems.items() if found}
         total = sum(len(found) for found in self.problems.values())
-        lines = [
-            f"{origin}: {total} tensor name{'s' * (total != 1)} or shape{'s' * (total != 1)} do not fit."
-        ]
+        lines = [f"{origin}: {total} problem{'s' * (total != 1)} with tensor names or shapes."]
         for heading, found in self.problems.items():
             lines.append(f"  {heading} ({len(found)}):")
             lines.extend(f"    {line}" for line in _grouped(found))
@@ -92,9 +90,9 @@ class KeyMapError(ValueError):
 class Table:
     """Rules between another dialect's module names and ours.
 
-    A stem names a module or a parameter; `{i}` in it stands for one path component that is a block number. A rule
-    for `a.b` covers the keys `a.b`, `a.b.weight` and `a.b.bias`. A tuple of our stems means that the other dialect
-    stores those tensors as one, stacked by rows.
+    A stem names a module or a parameter; `{i}` in it stands for one path component that is a block number. A
+    rule for `a.b` covers the keys `a.b`, `a.b.weight` and `a.b.bias`. A tuple of our stems means that the
+    other dialect stores those tensors as one, stacked by rows.
 
     Args:
         rules: other dialect's stem -> our stem, or our stems for a fused tensor.
@@ -133,24 +131,24 @@ class Table:
         tied: Mapping[str, str] | None = None,
         origin: str,
     ) -> Plan:
-        """Decide for every key of a file where it goes, and for every tensor of the model where it comes from.
+        """Decide where every key of a file goes, and where every tensor of the model comes from.
 
         Args:
             source: key -> shape, as the file has them.
             expected: our name -> shape, as the model built from the configuration has them.
-            tied: our name -> our name of the tensor it shares memory with. Such a tensor may be absent from the
-                file; when present it must equal its partner, which `Plan.tied` asks the caller to check.
+            tied: our name -> our name of the tensor it shares memory with. Such a tensor may be absent from
+                the file; when present it must equal its partner, which `Plan.tied` asks the caller to check.
             origin: what to call the file in the error, usually its path.
         Raises:
-            KeyMapError: with every unknown, ambiguous, doubled, superfluous, missing and wrongly shaped tensor.
+            KeyMapError: lists every unknown, ambiguous, doubled, superfluous, missing or misshapen tensor.
         """
-        draft = _Draft(self, {**expected}, dict(tied or {}))
+        draft = _Draft(self, dict(expected), dict(tied or {}))
         for key, shape in source.items():
             draft.place(key, tuple(shape))
         return draft.finish(origin)
 
     def forward(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """Other dialect's names -> our names (several for a fused tensor); unknown and ignored names are left out."""
+        """Other dialect's names -> our names, several for a fused tensor; not the unknown and ignored."""
         found = {}
         for name in names:
             hits = self.matches(name)
@@ -167,7 +165,7 @@ class Table:
         found: dict[str, str] = {}
         unknown: list[tuple[str, str]] = []
         for name in names:
-            back = self._source_of(name)
+            back = self.source_of(name)
             if back is None:
                 unknown.append((name, _nearest(name, self._back)))
             else:
@@ -201,15 +199,16 @@ class Table:
         return sum(bool(self.matches(name)) for name in names)
 
     def matches(self, name: str) -> list[str]:
-        """All stems of rules and ignored keys that cover a key of the other dialect; one, where all is well."""
-        return [stem for stem, _ in _stems_of(name) if stem in self.rules or stem in self.ignored]
+        """All stems, of rules and ignored keys, that cover a key of the other dialect; rightly one."""
+        return [stem for stem in _stems_of(name) if stem in self.rules or stem in self.ignored]
 
     def targets(self, name: str, stem: str) -> tuple[str, ...]:
         """Our names for a key that the rule `stem` covers."""
         return tuple(_fill(target, stem, name) for target in self.rules[stem])
 
-    def _source_of(self, name: str) -> tuple[str, int] | None:
-        for stem, _ in _stems_of(name):
+    def source_of(self, name: str) -> tuple[str, int] | None:
+        """The other dialect's key for our name, and which of its row blocks; None where no rule leads."""
+        for stem in _stems_of(name):
             if stem in self._back:
                 source, part = self._back[stem]
                 return _fill(source, stem, name), part
@@ -222,7 +221,6 @@ class _Draft:
     def __init__(self, table: Table, expected: dict[str, Shape], tied: dict[str, str]) -> None:
         self.table, self.expected, self.tied = table, expected, tied
         self.taken: dict[str, Move] = {}
-        self.tied_keys: dict[str, str] = {}
         self.ignored: list[tuple[str, str]] = []
         self.unknown: list[tuple[str, str]] = []
         self.ambiguous: list[tuple[str, str]] = []
@@ -260,7 +258,7 @@ class _Draft:
         missing = []
         for name, shape in self.expected.items():
             if name not in self.taken and name not in self.tied:
-                back = self.table._source_of(name)
+                back = self.table.source_of(name)
                 missing.append(
                     (back[0] if back else name, f"{shape}, our {name}" if back else f"{shape}, no rule")
                 )
@@ -288,18 +286,15 @@ def _is_number(component: str) -> bool:
     return component.isascii() and component.isdigit() and (component == "0" or component[0] != "0")
 
 
-def _stems_of(name: str) -> Iterator[tuple[str, str]]:
-    """Every (stem, leaf) a rule for this name could have: with and without the leaf, one number as {i} or none."""
+def _stems_of(name: str) -> Iterator[str]:
+    """Every stem a rule for this name could have: with and without the leaf, one number as {i} or none."""
     head, _, leaf = name.rpartition(".")
-    bases = [(name, "")]
-    if head and leaf in LEAVES:
-        bases.append((head, leaf))
-    for base, ending in bases:
-        yield base, ending
+    for base in (name, head) if head and leaf in LEAVES else (name,):
+        yield base
         components = base.split(".")
         for place, component in enumerate(components):
             if _is_number(component):
-                yield ".".join([*components[:place], INDEX, *components[place + 1 :]]), ending
+                yield ".".join([*components[:place], INDEX, *components[place + 1 :]])
 
 
 def _fill(stem: str, matched: str, name: str) -> str:
