@@ -117,6 +117,7 @@ def _image_model(encoder: Mapping[str, Stems], prefix: str, name: str) -> Table:
 HF = _whole(ENCODER_RULES, "hf")
 HF_MEMORY = _whole(ENCODER_MEMORY_RULES, "hf5")
 HF_DECODER = Table(DECODER_RULES, ignored=DECODER_IGNORED, name="hf-decoder")
+HF_STACK = Table(DECODER_STACK_RULES, ignored=_DECODER_IGNORED, name="hf-stack")
 HF_ENCODER = _image_model(ENCODER_RULES, "", "hf-encoder")
 HF_ENCODER_MEMORY = _image_model(ENCODER_MEMORY_RULES, "", "hf5-encoder")
 HF_VIT = _image_model(ENCODER_RULES, "vit.", "hf-vit")
@@ -124,4 +125,5 @@ HF_DEIT = _image_model(ENCODER_RULES, "deit.", "hf-deit")
 
 MODEL_TABLES = (HF, HF_MEMORY)
 DECODER_TABLES = (HF_DECODER,)
+STACK_TABLES = (HF_STACK,)
 ENCODER_TABLES = (HF_ENCODER, HF_ENCODER_MEMORY, HF_VIT, HF_DEIT)
