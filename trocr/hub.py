@@ -128,7 +128,7 @@ def _download(
 
     # httpx errors are not OSErrors, and which client is used depends on the release: the bases of the
     # library's own error say.
-    network_errors = (OSError, *HfHubHTTPError.__bases__)
+    network_errors: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
     try:
         info = HfApi(token=token).model_info(name, revision=revision, timeout=_LIST_TIMEOUT_S)
         names = _choose(name, [file.rfilename for file in info.siblings or []], want)
@@ -137,7 +137,8 @@ def _download(
             file
         ) in names:  # the first one by revision, which records it in the cache; the rest from the same commit
             commit = folder.name or revision
-            folder = Path(hf_hub_download(name, file, revision=commit, cache_dir=cache, token=token)).parent
+            path = hf_hub_download(name, file, revision=commit, cache_dir=cache, token=token)
+            folder = Path(path).parent
     except GatedRepoError as error:
         raise HubError(
             f"{name} is gated: accept its terms at {_page(name)}, then log in with `hf auth login` or pass "
@@ -155,8 +156,9 @@ def _download(
     except HubError:
         raise
     except network_errors as error:
-        first_line = next(iter(str(error).strip().splitlines()), "")
-        raise _Unreachable(f"{_endpoint()} did not answer ({first_line or type(error).__name__})") from error
+        cause = error.__cause__ or error
+        first_line = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        raise _Unreachable(f"{_endpoint()} did not answer ({first_line})") from error
     return folder
 
 
@@ -192,9 +194,10 @@ def _from_cache(
     Raises:
         HubError: there is none, or it is not complete.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    where = cache or Path(constants.HF_HUB_CACHE)
+    where = cache or Path(HF_HUB_CACHE)
     advice = "connect and run this once, or copy the model's directory to this machine and give its path"
     literal = [pattern for pattern in want if "*" not in pattern]
     found = [try_to_load_from_cache(name, file, cache_dir=cache, revision=revision) for file in literal]
@@ -218,9 +221,9 @@ def _missing_shard(folder: Path, names: set[str], want: Sequence[str]) -> str | 
 
 
 def _endpoint() -> str:
-    from huggingface_hub import constants
+    from huggingface_hub.constants import ENDPOINT
 
-    return str(constants.ENDPOINT)
+    return str(ENDPOINT)
 
 
 def _page(name: str) -> str:
