@@ -1,0 +1,146 @@
+"""From configurations to modules. Nothing else reads a model's configuration.
+
+Everything here works under ``torch.device("meta")``, where it costs no memory.
+
+Source: initial values after `transformers` 5.23 (`_init_weights` of ViT, DeiT and TrOCR).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from trocr.config import TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
+from trocr.decoder import DecoderBlock
+from trocr.encoder import EncoderBlock, Pooler
+from trocr.nn.attention import Attention
+from trocr.nn.embeddings import ImageEmbeddings, LearnedPositions, SinusoidalPositions, TokenEmbedding
+from trocr.nn.mlp import MLP
+
+
+def encoder_parts(config: ViTConfig, *, with_pooler: bool = False) -> dict[str, Any]:
+    """Build what `trocr.encoder.ImageEncoder` is made of; a DeiT configuration gives its second prefix token."""
+    embeddings = ImageEmbeddings(
+        width=config.hidden_size,
+        channels=config.num_channels,
+        image_hw=config.image_hw,
+        patch_hw=config.patch_hw,
+        has_distillation_token=config.num_prefix_tokens == 2,
+        dropout=config.hidden_dropout_prob,
+    )
+    pooler = None
+    if with_pooler:
+        pooler = Pooler(
+            width=config.hidden_size,
+            out_width=config.pooler_output_size or config.hidden_size,
+            activation=config.pooler_act,
+        )
+    return {
+        "embeddings": embeddings,
+        "blocks": [build_encoder_block(config) for _ in range(config.num_hidden_layers)],
+        "norm": nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
+        "pooler": pooler,
+    }
+
+
+def build_encoder_block(config: ViTConfig) -> EncoderBlock:
+    """Build one block of the image encoder."""
+    width = config.hidden_size
+    return EncoderBlock(
+        self_attn=Attention(
+            width=width,
+            num_heads=config.num_attention_heads,
+            qkv_bias=config.qkv_bias,
+            dropout=config.attention_probs_dropout_prob,
+        ),
+        mlp=MLP(width=width, hidden=config.intermediate_size, activation=config.hidden_act),
+        width=width,
+        norm_eps=config.layer_norm_eps,
+        dropout=config.hidden_dropout_prob,
+    )
+
+
+def decoder_parts(config: TrOCRConfig, *, with_cross_attention: bool) -> dict[str, Any]:
+    """Build what `trocr.decoder.TextDecoder` is made of."""
+    width = config.d_model
+    positions: LearnedPositions | SinusoidalPositions
+    if config.use_learned_position_embeddings:
+        positions = LearnedPositions(config.max_position_embeddings, width)
+    else:
+        assert config.pad_token_id is not None  # the configuration says so
+        positions = SinusoidalPositions(
+            config.max_position_embeddings, width, padding_idx=config.pad_token_id
+        )
+    return {
+        "embed_tokens": TokenEmbedding(
+            config.vocab_size,
+            width,
+            scale=math.sqrt(width) if config.scale_embedding else 1.0,
+            padding_idx=config.pad_token_id,
+        ),
+        "embed_positions": positions,
+        "embed_norm": nn.LayerNorm(width) if config.layernorm_embedding else nn.Identity(),
+        "blocks": [
+            build_decoder_block(config, with_cross_attention=with_cross_attention)
+            for _ in range(config.decoder_layers)
+        ],
+        "dropout": config.dropout,
+        "layerdrop": config.decoder_layerdrop,
+        "use_cache": config.use_cache,
+    }
+
+
+def build_decoder_block(config: TrOCRConfig, *, with_cross_attention: bool = True) -> DecoderBlock:
+    """Build one block of the text decoder."""
+    width, heads, dropout = config.d_model, config.decoder_attention_heads, config.attention_dropout
+    cross_attn = None
+    if with_cross_attention:
+        cross_attn = Attention(
+            width=width, num_heads=heads, kv_width=config.cross_attention_hidden_size, dropout=dropout
+        )
+    return DecoderBlock(
+        self_attn=Attention(width=width, num_heads=heads, dropout=dropout),
+        cross_attn=cross_attn,
+        mlp=MLP(
+            width=width,
+            hidden=config.decoder_ffn_dim,
+            activation=config.activation_function,
+            dropout=config.activation_dropout,
+        ),
+        width=width,
+        dropout=config.dropout,
+    )
+
+
+def build_output_projection(config: TrOCRConfig) -> nn.Linear:
+    """Build the linear layer from decoder states to vocabulary scores."""
+    return nn.Linear(config.d_model, config.vocab_size, bias=False)
+
+
+def build_projection(config: VisionEncoderDecoderConfig) -> nn.Module:
+    """Build the layer between encoder and decoder: linear where their widths differ, else the identity."""
+    if config.needs_projection:
+        return nn.Linear(config.encoder.hidden_size, config.decoder.d_model)
+    return nn.Identity()
+
+
+@torch.no_grad()
+def init_weights(module: nn.Module, *, std: float) -> None:
+    """Give a module its starting values for training from scratch.
+
+    Linear, convolution and embedding weights are normal with deviation `std`, biases zero, padding rows zero;
+    ViT's class token and positions are a truncated normal, DeiT's prefix tokens and positions zero.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            part.weight.normal_(0.0, std)
+            if part.bias is not None:
+                part.bias.zero_()
+        elif isinstance(part, nn.Embedding):
+            part.weight.normal_(0.0, std)
+            if part.padding_idx is not None:
+                part.weight[part.padding_idx].zero_()
+        elif isinstance(part, ImageEmbeddings) and part.distillation_token is None:
+            nn.init.trunc_normal_(part.cls_token, std=std)
+            nn.init.trunc_normal_(part.position_embeddings, std=std)

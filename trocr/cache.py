@@ -1,0 +1,145 @@
+"""Keys and values of earlier tokens, as an explicit argument of the decoder.
+
+The decoder zips `DecoderCache.layers` with its blocks, so a block never knows its index.
+
+Source: original work; the idea of an explicit cache object is nanochat's `engine.py`.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+
+GROWTH = 32
+"""Tokens by which the room of a cache grows; a line has 10 to 40."""
+
+
+class LayerCache:
+    """Keys and values of one block: its self-attention's, which grow, and its cross-attention's, which stay.
+
+    Attributes:
+        length: tokens held.
+        cross: keys and values (images, H, S, K) of the encoder states, or None before the first step.
+    """
+
+    __slots__ = ("_keys", "_values", "cross", "length")
+
+    def __init__(self) -> None:
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+        self.length = 0
+        self.cross: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def keys(self) -> Tensor | None:
+        """(B, H, T, K), or None while empty."""
+        return None if self._keys is None else self._keys[:, :, : self.length]
+
+    @property
+    def values(self) -> Tensor | None:
+        """(B, H, T, K), or None while empty."""
+        return None if self._values is None else self._values[:, :, : self.length]
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of new tokens, each (B, H, t, K), and return all, each (B, H, T, K).
+
+        With gradients the old tensors are left as they are; without, room for more tokens is kept and reused.
+
+        Raises:
+            ValueError: the new rows are not as many as those held.
+        """
+        if self._keys is not None and self._keys.shape[0] != keys.shape[0]:
+            raise ValueError(
+                f"the cache holds {self._keys.shape[0]} rows, the new tokens have {keys.shape[0]}; "
+                "use cache.select(rows) first, or a new cache"
+            )
+        start, self.length = self.length, self.length + keys.shape[2]
+        self._keys = _extend(self._keys, keys, start)
+        self._values = _extend(self._values, values, start)
+        return self._keys[:, :, : self.length], self._values[:, :, : self.length]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the given decoder rows, in this order; an index may occur more than once."""
+        if self._keys is not None and self._values is not None:
+            self._keys = self._keys[:, :, : self.length].index_select(0, rows)
+            self._values = self._values[:, :, : self.length].index_select(0, rows)
+
+    def keep_images(self, rows: Tensor) -> None:
+        """Keep the given rows of the cross-attention part, in this order."""
+        if self.cross is not None:
+            self.cross = self.cross[0].index_select(0, rows), self.cross[1].index_select(0, rows)
+
+
+def _extend(held: Tensor | None, new: Tensor, start: int) -> Tensor:
+    if held is None:
+        return new
+    if torch.is_grad_enabled() or held.is_inference() != torch.is_inference_mode_enabled():
+        return torch.cat((held[:, :, :start], new), dim=2)
+    end = start + new.shape[2]
+    if end > held.shape[2]:
+        batch, heads, _, width = held.shape
+        room = held.new_empty(batch, heads, end + GROWTH - end % GROWTH, width)
+        room[:, :, :start] = held[:, :, :start]
+        held = room
+    held[:, :, start:end] = new
+    return held
+
+
+class DecoderCache:
+    """Keys and values of a whole decoder.
+
+    Args:
+        num_layers: blocks of the decoder.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        self.layers = [LayerCache() for _ in range(num_layers)]
+
+    @property
+    def length(self) -> int:
+        """Tokens held: the position of the next one."""
+        return self.layers[0].length if self.layers else 0
+
+    def get_seq_length(self) -> int:
+        """Second name of `length`."""
+        return self.length
+
+    def select(self, rows: Tensor) -> None:
+        """Reorder, drop or repeat decoder rows in place, for instance to follow the beams that survive.
+
+        Args:
+            rows: (B',) indices of rows held. The cross-attention part, one row an image, stays as it is.
+        """
+        for layer in self.layers:
+            layer.select(rows)
+
+    def keep_images(self, rows: Tensor) -> None:
+        """Reorder or drop images in place: the cross-attention part alone; `select` does the decoder rows."""
+        for layer in self.layers:
+            layer.keep_images(rows)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[LayerCache]:
+        return iter(self.layers)
+
+
+def _flatten(cache: DecoderCache) -> tuple[list[object], object]:
+    return [(layer.keys, layer.values, layer.cross) for layer in cache.layers], len(cache.layers)
+
+
+def _unflatten(parts: object, context: object) -> DecoderCache:
+    cache = DecoderCache(0)
+    for keys, values, cross in parts:  # type: ignore[attr-defined]
+        layer = LayerCache()
+        layer._keys, layer._values, layer.cross = keys, values, cross
+        layer.length = 0 if keys is None else keys.shape[2]
+        cache.layers.append(layer)
+    return cache
+
+
+pytree.register_pytree_node(
+    DecoderCache, _flatten, _unflatten, serialized_type_name="trocr.cache.DecoderCache"
+)

@@ -1,0 +1,170 @@
+"""Checkpoint directories in the Hugging Face layout: read into a module, written from one.
+
+Source: the layout that `transformers` 4 and 5 write (``config.json``, ``model.safetensors``).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from trocr.nn.embeddings import SinusoidalPositions
+from weights_conversion.files import WeightFile, open_weights
+from weights_conversion.rename import Table
+
+WEIGHTS_NAME = "model.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint's content cannot be used, or a model cannot be written so that it could be read again."""
+
+
+def choose_table(names: Sequence[str], tables: Sequence[Table]) -> Table:
+    """Choose the dialect that knows most of a file's tensor names; the first one on a draw."""
+    return max(tables, key=lambda table: table.knows(names))
+
+
+def has_module(weights: WeightFile, tables: Sequence[Table], module: str) -> bool:
+    """Whether a file holds tensors of one of our modules, say "encoder.pooler"."""
+    table = choose_table(list(weights.shapes), tables)
+    targets = table.forward(weights.shapes).values()
+    return any(name.startswith(f"{module}.") for names in targets for name in names)
+
+
+def load_weights(
+    model: nn.Module,
+    weights: WeightFile,
+    *,
+    tables: Sequence[Table],
+    tied: Mapping[str, str],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Fill a module built on the meta device. Every tensor is copied once, from the mapped file to its place.
+
+    Args:
+        model: its parameters are on the meta device and are replaced.
+        weights: an open weight file.
+        tables: the dialects that the file may be written in.
+        tied: our name -> our name of the parameter it shares; a file may hold both when they are equal.
+        dtype: precision in memory.
+        device: where the parameters go.
+    Raises:
+        KeyMapError: unknown, missing or misshapen tensors, all in one message.
+        CheckpointError: a tensor with NaN or infinite values, or tied tensors that differ.
+    """
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    table = choose_table(list(weights.shapes), tables)
+    plan = table.plan(weights.shapes, expected, tied=tied, origin=str(weights.path))
+    for name, other in plan.tied:
+        if not torch.equal(weights.tensor(name), weights.tensor(other)):
+            raise CheckpointError(
+                f"{weights.path}: {name} differs from {other}, but config.json says that they are one "
+                "(decoder.tie_word_embeddings is true); set it to false to keep both"
+            )
+    state: dict[str, Tensor] = {}
+    broken: list[str] = []
+    for move in plan.items:
+        source = move.take(weights.tensor(move.source))
+        if not is_finite(source):
+            broken.append(move.source)
+        state[move.target] = torch.empty(source.shape, dtype=dtype, device=device).copy_(source)
+    if broken:
+        raise CheckpointError(
+            f"{weights.path}: NaN or infinite values in {', '.join(sorted(broken))}; the training run that wrote "
+            "it diverged or the file is damaged: take an earlier checkpoint or fetch it again"
+        )
+    state.update({name: state[other] for name, other in tied.items()})
+    model.load_state_dict(state, assign=True)
+    for part in model.modules():
+        if isinstance(part, SinusoidalPositions):
+            part.table = part.compute_table().to(device=device, dtype=dtype)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity, without a temporary of its size in the usual case."""
+    if not tensor.is_floating_point() or bool(tensor.sum(dtype=torch.float32).isfinite()):
+        return True
+    return bool(tensor.isfinite().all())
+
+
+def save_checkpoint(
+    model: nn.Module,
+    directory: str | PathLike[str],
+    *,
+    table: Table,
+    tied: Mapping[str, str],
+    files: Mapping[str, Mapping[str, Any]],
+    rebuild: Callable[[], nn.Module],
+    storage_dtype: torch.dtype | None = None,
+) -> None:
+    """Write weights and JSON files so that either all of them are new or the old ones stay.
+
+    Args:
+        model: its parameters are written under the names of `table`.
+        directory: made where it is missing.
+        table: dialect of the file.
+        tied: our names that are left out because they share another's tensor.
+        files: name -> content of JSON files, ``config.json`` among them.
+        rebuild: builds the model from the configuration that is written; called under the meta device.
+        storage_dtype: precision in the file; None keeps the precision in memory.
+    Raises:
+        CheckpointError: the configuration does not give this model's names and shapes.
+        OSError: the disk is full or not writable; the old checkpoint is whole then.
+    """
+    folder = Path(directory)
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file, expected a directory to write the checkpoint into")
+    _check_rebuild(model, rebuild)
+    parameters = {name: p.detach() for name, p in model.named_parameters() if name not in tied}
+    names = table.invert(parameters)
+    tensors = {
+        names[name]: tensor.to("cpu", storage_dtype or tensor.dtype).contiguous()
+        for name, tensor in parameters.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as cleanup:
+        staging = folder / f".saving-{os.getpid()}"
+        cleanup.callback(shutil.rmtree, staging, ignore_errors=True)
+        staging.mkdir()
+        save_file(tensors, staging / WEIGHTS_NAME, metadata={"format": "pt"})
+        for name, values in files.items():
+            text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
+            (staging / name).write_text(text + "\n", encoding="utf-8")
+        for path in staging.iterdir():
+            _flush(path)
+        for name in (WEIGHTS_NAME, *files):  # written whole: from here on nothing but renaming
+            os.replace(staging / name, folder / name)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _check_rebuild(model: nn.Module, rebuild: Callable[[], nn.Module]) -> None:
+    with torch.device("meta"):
+        twin = rebuild()
+    have = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    want = {name: tuple(p.shape) for name, p in twin.named_parameters()}
+    problems = [f"{name} is not in the model" for name in want.keys() - have.keys()]
+    problems += [f"{name} is not in the configuration" for name in have.keys() - want.keys()]
+    problems += [
+        f"{name} is {have[name]}, the configuration says {want[name]}"
+        for name in have.keys() & want.keys()
+        if have[name] != want[name]
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:8]) + ("; ..." if len(problems) > 8 else "")
+        raise CheckpointError(
+            f"this model cannot be rebuilt from its configuration ({len(problems)} differences: {shown}); "
+            "update model.config together with the modules, then save again"
+        )

@@ -1,0 +1,275 @@
+"""The public models: modules built from a configuration, that load, save and generate.
+
+Source: names and arguments of the TrOCR, ViT, DeiT and VisionEncoderDecoder pages of `transformers` 5.23.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from trocr import build
+from trocr.cache import DecoderCache
+from trocr.config import BaseConfig, DeiTConfig, TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
+from trocr.config_read import ConfigError, read_json
+from trocr.decoder import TextDecoder, TextDecoderLM
+from trocr.encoder import ImageEncoder
+from trocr.generation import GenerateOutput, GenerationConfig, generate
+from trocr.hub import locate
+from trocr.model import ImageToText
+from trocr.outputs import DecoderOutput
+from trocr.pretrained_model import PretrainedModel
+from weights_conversion import hf
+from weights_conversion.rename import Table
+
+
+def _expect(config: object, wanted: type[BaseConfig], where: str) -> None:
+    if not isinstance(config, wanted):
+        raise ConfigError(f"{where} needs a {wanted.__name__}, a {type(config).__name__} was given")
+
+
+class ViTModel(ImageEncoder, PretrainedModel):
+    """An image encoder with a class token, built from a `ViTConfig` with starting values for training.
+
+    Args:
+        config: the configuration.
+        add_pooling_layer: add the pooler, which reading never uses.
+    """
+
+    config_class: ClassVar[type[ViTConfig]] = ViTConfig
+    tables = hf.ENCODER_TABLES
+
+    def __init__(self, config: ViTConfig, add_pooling_layer: bool = True) -> None:
+        _expect(config, self.config_class, type(self).__name__)
+        super().__init__(**build.encoder_parts(config, with_pooler=add_pooling_layer))
+        self.config = config
+        build.init_weights(self, std=config.initializer_range)
+
+    @classmethod
+    def _build(cls, config: Any, has: Callable[[str], bool]) -> Self:
+        return cls(config, add_pooling_layer=has("pooler"))
+
+    def _twin(self) -> nn.Module:
+        return type(self)(self.config, add_pooling_layer=self.pooler is not None)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the patch embedding."""
+        return self.embeddings.patch_embeddings
+
+
+class DeiTModel(ViTModel):
+    """An image encoder with class and distillation tokens, built from a `DeiTConfig`; see `ViTModel`."""
+
+    config_class: ClassVar[type[ViTConfig]] = DeiTConfig
+
+
+class TrOCRDecoder(TextDecoder, PretrainedModel):
+    """A text decoder without the output projection; with cross-attention where `config.is_decoder` says so."""
+
+    config_class = TrOCRConfig
+    tables: ClassVar[tuple[Table, ...]] = hf.STACK_TABLES
+
+    def __init__(self, config: TrOCRConfig) -> None:
+        _expect(config, TrOCRConfig, "TrOCRDecoder")
+        super().__init__(**build.decoder_parts(config, with_cross_attention=config.is_decoder))
+        self.config = config
+        build.init_weights(self, std=config.init_std)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: DecoderCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+    ) -> DecoderOutput | tuple[Any, ...]:
+        """Decode ids (B, T) to states (B, T, D); the arguments are those of `TrOCRForCausalLM.forward`."""
+        output = self.run(
+            input_ids,
+            attention_mask,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+class _Generates(PretrainedModel):
+    """What models that write text share."""
+
+    generation_config: GenerationConfig
+
+    def _loaded_from(self, path: Path) -> None:
+        file = path / "generation_config.json"
+        values = read_json(file) if file.is_file() else None
+        self.generation_config = GenerationConfig.from_model(self.config, values)
+
+    def _json_files(self) -> Mapping[str, Mapping[str, Any]]:
+        return {**super()._json_files(), "generation_config.json": self.generation_config.to_dict()}
+
+
+class TrOCRForCausalLM(TextDecoderLM, _Generates):
+    """A text decoder with cross-attention and output projection, with starting values for training."""
+
+    config_class = TrOCRConfig
+    tables = hf.DECODER_TABLES
+
+    def __init__(self, config: TrOCRConfig) -> None:
+        _expect(config, TrOCRConfig, "TrOCRForCausalLM")
+        super().__init__(
+            output_projection=build.build_output_projection(config),
+            **build.decoder_parts(config, with_cross_attention=True),
+        )
+        self.config = dataclasses.replace(config, is_decoder=True)
+        self.generation_config = GenerationConfig.from_model(self.config, None)
+        build.init_weights(self, std=config.init_std)
+        self.tie_weights()
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """The output projection shares the token embedding where the configuration says so."""
+        return {"output_projection.weight": "embed_tokens.weight"} if self.config.tie_word_embeddings else {}
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token embedding."""
+        return self.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the output projection."""
+        return self.output_projection
+
+    def get_decoder(self) -> nn.Module:
+        """Return the decoder, which is this model."""
+        return self
+
+    def generate(self, input_ids: Tensor, **options: Any) -> Tensor | GenerateOutput:
+        """Continue ids (B, T); options as in `trocr.generation.generate`."""
+        return generate(self, input_ids=input_ids, **options)
+
+
+ENCODERS: Mapping[str, type[ViTModel]] = {"vit": ViTModel, "deit": DeiTModel}
+
+
+class VisionEncoderDecoderModel(ImageToText, _Generates):
+    """An image encoder and a text decoder: the model that reads.
+
+    Args:
+        config: configuration of both; parts that are not given are built from it with starting values.
+        encoder: a `ViTModel` or `DeiTModel`.
+        decoder: a `TrOCRForCausalLM`.
+    Raises:
+        ConfigError: neither a configuration nor both parts, or parts whose widths do not fit.
+    """
+
+    config_class = VisionEncoderDecoderConfig
+    tables = hf.MODEL_TABLES
+
+    def __init__(
+        self,
+        config: VisionEncoderDecoderConfig | None = None,
+        encoder: ViTModel | None = None,
+        decoder: TrOCRForCausalLM | None = None,
+    ) -> None:
+        if config is None:
+            if encoder is None or decoder is None:
+                raise ConfigError(
+                    "VisionEncoderDecoderModel needs a configuration, or an encoder and a decoder"
+                )
+            config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
+        _expect(config, VisionEncoderDecoderConfig, "VisionEncoderDecoderModel")
+        if encoder is None:
+            encoder = ENCODERS[config.encoder.model_type](config.encoder, add_pooling_layer=False)
+        super().__init__(
+            encoder=encoder,
+            decoder=TrOCRForCausalLM(config.decoder) if decoder is None else decoder,
+            projection=build.build_projection(config),
+            start_token_id=config.decoder_start_token_id,
+            pad_token_id=config.pad_token_id,
+        )
+        build.init_weights(self.enc_to_dec_proj, std=config.encoder.initializer_range)
+        self.config = config
+        self.generation_config = GenerationConfig.from_model(config, None)
+
+    @property
+    def config(self) -> VisionEncoderDecoderConfig:  # type: ignore[override]
+        """The configuration; setting it hands the parts and the token ids on."""
+        return self._config
+
+    @config.setter
+    def config(self, value: VisionEncoderDecoderConfig) -> None:
+        self._config = value
+        self.encoder.config = value.encoder
+        self.decoder.config = value.decoder
+        self.start_token_id = value.decoder_start_token_id
+        self.pad_token_id = value.pad_token_id
+
+    @classmethod
+    def _build(cls, config: Any, has: Callable[[str], bool]) -> Self:
+        encoder = ENCODERS[config.encoder.model_type](config.encoder, add_pooling_layer=has("encoder.pooler"))
+        return cls(config, encoder=encoder)
+
+    def _twin(self) -> nn.Module:
+        return type(self)._build(self.config, lambda module: self.encoder.pooler is not None)
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls, encoder: str | PathLike[str], decoder: str | PathLike[str], **options: Any
+    ) -> Self:
+        """Pair an encoder and a decoder from two directories or Hub ids; options as in `from_pretrained`.
+
+        Raises:
+            ConfigError: the encoder's directory is not of a ViT or DeiT.
+        """
+        path = locate(encoder)
+        kind = read_json(path / "config.json").get("model_type")
+        if kind not in ENCODERS:
+            raise ConfigError(f"{path}: model_type is {kind!r}, expected one of {', '.join(ENCODERS)}")
+        return cls(
+            encoder=ENCODERS[str(kind)].from_pretrained(path, **options),
+            decoder=TrOCRForCausalLM.from_pretrained(decoder, **options),
+        )
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """The decoder's tied parameters."""
+        tied = cast(TrOCRForCausalLM, self.decoder).tied
+        return {f"decoder.{name}": f"decoder.{other}" for name, other in tied.items()}
+
+    def get_encoder(self) -> nn.Module:
+        """Return the image encoder."""
+        return self.encoder
+
+    def get_decoder(self) -> nn.Module:
+        """Return the text decoder."""
+        return self.decoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the decoder's token embedding."""
+        return self.decoder.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the decoder's output projection."""
+        return self.decoder.output_projection
+
+    def generate(
+        self,
+        pixel_values: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        **options: Any,
+    ) -> Tensor | GenerateOutput:
+        """Read images (B, C, height, width); see `trocr.generation.generate` for options and results."""
+        return generate(self, pixel_values, generation_config=generation_config, **options)

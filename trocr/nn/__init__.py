@@ -1,0 +1,4 @@
+"""Leaf modules: plain numbers in, no configuration objects.
+
+Source: original work.
+"""

@@ -1,0 +1,161 @@
+"""Multi-head attention, one class for self-attention and cross-attention.
+
+Source: arXiv:1706.03762 sec. 3.2; the single class for both uses is whisper's `model.py`.
+"""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trocr.cache import LayerCache
+
+Core = Literal["sdpa", "eager"]
+
+
+class Attention(nn.Module):
+    """Attention with separate projections for query, key, value and output.
+
+    Args:
+        width: D, features of the queries and of the output.
+        num_heads: H; D must be a multiple of it.
+        kv_width: features of the states that keys and values come from; None means D.
+        qkv_bias: whether query, key and value projections have a bias; the output projection always has.
+        dropout: probability of dropping an attention weight in training.
+
+    Attributes:
+        core: "sdpa" (PyTorch's fused kernel) or "eager" (plain products, which can give the weights back).
+            Set it for a whole model with `set_attention`.
+        probs: identity through which the eager core passes its weights (B, H, T, S), for hooks.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        num_heads: int,
+        kv_width: int | None = None,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = width // num_heads
+        self.dropout = dropout
+        self.core: Core = "sdpa"
+        inner = num_heads * self.head_dim
+        self.q_proj = nn.Linear(width, inner, bias=qkv_bias)
+        self.k_proj = nn.Linear(kv_width or width, inner, bias=qkv_bias)
+        self.v_proj = nn.Linear(kv_width or width, inner, bias=qkv_bias)
+        self.out_proj = nn.Linear(inner, width)
+        self.probs = nn.Identity()
+
+    def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Project (B, S, kv_width) to keys and values, each (B, H, S, K)."""
+        return self._split(self.k_proj(states)), self._split(self.v_proj(states))
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        memory: Tensor | None = None,
+        cache: LayerCache | None = None,
+        mask: Tensor | None = None,
+        is_causal: bool = False,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            x: (B, T, D) queries.
+            memory: (B', S, kv_width) states to attend to; None means `x` itself. B may be a multiple n of B':
+                then n neighbouring rows of `x` share one row of memory.
+            cache: in self-attention, extended by the keys and values of `x`; in cross-attention, filled by the
+                first call and read afterwards, when `memory` is no longer looked at.
+            mask: added to the scores, broadcastable to (B, H, T, S); 0 keeps, very negative hides.
+            is_causal: position t attends to positions up to t; not together with `mask`.
+            need_weights: give the probabilities back, for which the eager core is used.
+        Returns:
+            (B, T, D), and the probabilities (B, H, T, S) or None.
+        """
+        q = self._split(self.q_proj(x))  # (B, H, T, K)
+        k, v = self._keys_values(x, memory, cache)
+        shared = q.shape[0] // k.shape[0]
+        if shared > 1:
+            q = _fold_rows(q, shared)
+            mask = None if mask is None else _fold_mask(mask, shared, q.shape[2] // shared)
+        if need_weights or self.core == "eager":
+            out, weights = self._eager(q, k, v, mask, is_causal)
+        else:
+            out, weights = self._sdpa(q, k, v, mask, is_causal), None
+        if shared > 1:
+            out = _unfold_rows(out, shared)
+            weights = None if weights is None else _unfold_rows(weights, shared)
+        out = out.transpose(1, 2).flatten(2)  # (B, T, H*K)
+        return self.out_proj(out), weights if need_weights else None
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
+
+    def _keys_values(
+        self, x: Tensor, memory: Tensor | None, cache: LayerCache | None
+    ) -> tuple[Tensor, Tensor]:
+        if memory is None:
+            k, v = self.keys_values(x)
+            return (k, v) if cache is None else cache.append(k, v)
+        if cache is None:
+            return self.keys_values(memory)
+        if cache.cross is None:
+            cache.cross = self.keys_values(memory)
+        return cache.cross
+
+    def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
+
+    def _eager(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool
+    ) -> tuple[Tensor, Tensor]:
+        scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)  # (B, H, T, S)
+        if is_causal:
+            hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+            scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+        if mask is not None:
+            scores = scores + mask
+        weights = self.probs(scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype))
+        dropped = F.dropout(weights, self.dropout, self.training)
+        return dropped @ v, weights
+
+
+def _fold_rows(q: Tensor, n: int) -> Tensor:
+    rows, heads, length, width = q.shape
+    q = q.view(rows // n, n, heads, length, width).transpose(1, 2)  # (B', H, n, T, K)
+    return q.reshape(rows // n, heads, n * length, width)
+
+
+def _unfold_rows(x: Tensor, n: int) -> Tensor:
+    images, heads, length, width = x.shape
+    x = x.view(images, heads, n, length // n, width).transpose(1, 2)  # (B', n, H, T, K)
+    return x.reshape(images * n, heads, length // n, width)
+
+
+def _fold_mask(mask: Tensor, n: int, length: int) -> Tensor:
+    rows, heads, _, width = mask.shape  # (B, 1, T or 1, S)
+    mask = mask.expand(rows, heads, length, width)
+    return _fold_rows(mask, n)
+
+
+def set_attention(model: nn.Module, core: Core) -> None:
+    """Choose the attention core of every `Attention` inside a model.
+
+    Raises:
+        ValueError: no such core, or the model has no attention.
+    """
+    if core not in get_args(Core):
+        raise ValueError(f"attention core {core!r} is unknown, expected one of {', '.join(get_args(Core))}")
+    found = [module for module in model.modules() if isinstance(module, Attention)]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no attention whose core could be set")
+    for module in found:
+        module.core = core

@@ -1,0 +1,239 @@
+"""Embeddings of image patches, tokens and positions.
+
+Source: arXiv:2010.11929 sec. 3.1, arXiv:2012.12877 sec. 4; decoder positions after fairseq and
+`transformers` 5.23 (`modeling_trocr.py`).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def resample_positions(
+    table: Tensor, *, grid: tuple[int, int], old_grid: tuple[int, int], num_prefix: int
+) -> Tensor:
+    """Resample a learned position table to another patch grid.
+
+    Args:
+        table: (1, num_prefix + h*w, D); prefix rows (class, distillation) are kept as they are.
+        grid: target (rows, columns) of patches, not pixels.
+        old_grid: (h, w) of the table.
+        num_prefix: rows that are not patches: 1 for ViT, 2 for DeiT.
+    Returns:
+        (1, num_prefix + grid[0]*grid[1], D), same dtype; bicubic in float32; the table itself where the grid
+        stays.
+    Raises:
+        ValueError: the patch rows of `table` do not form the old grid.
+    Source: arXiv:2010.11929 sec. 3.2; bicubic without aligned corners as in `transformers` 5.23.
+    Differs: works for grids that are not square, and computes in float32 whatever the table's dtype.
+    """
+    prefix, patches = table[:, :num_prefix], table[:, num_prefix:]
+    if patches.shape[1] != old_grid[0] * old_grid[1]:
+        raise ValueError(
+            f"the position table has {patches.shape[1]} patch rows, a grid of {old_grid[0]}x{old_grid[1]} "
+            f"patches needs {old_grid[0] * old_grid[1]}; give the grid that the table was made for"
+        )
+    if grid == old_grid:
+        return table
+    image = patches.unflatten(1, old_grid).permute(0, 3, 1, 2).float()  # (1, D, h, w)
+    image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)
+    patches = image.flatten(2).transpose(1, 2).to(table.dtype)
+    return torch.cat((prefix, patches), dim=1)
+
+
+class ImageEmbeddings(nn.Module):
+    """Patches, prefix tokens and positions of an image.
+
+    Args:
+        width: D.
+        channels: colour channels of the image.
+        image_hw: (height, width) in pixels that the position table is made for.
+        patch_hw: (height, width) of a patch in pixels.
+        has_distillation_token: DeiT's second prefix token.
+        dropout: probability after the sum.
+    """
+
+    distillation_token: nn.Parameter | None
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        channels: int,
+        image_hw: tuple[int, int],
+        patch_hw: tuple[int, int],
+        has_distillation_token: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.image_hw = image_hw
+        self.patch_hw = patch_hw
+        self.num_prefix = 2 if has_distillation_token else 1
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        if has_distillation_token:
+            self.distillation_token = nn.Parameter(torch.zeros(1, 1, width))
+        else:
+            self.register_parameter("distillation_token", None)
+        rows, columns = self.grid
+        self.position_embeddings = nn.Parameter(torch.zeros(1, self.num_prefix + rows * columns, width))
+        self.patch_embeddings = nn.Conv2d(channels, width, kernel_size=patch_hw, stride=patch_hw)
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches of the position table."""
+        return self.image_hw[0] // self.patch_hw[0], self.image_hw[1] // self.patch_hw[1]
+
+    def forward(self, pixel_values: Tensor, *, interpolate_pos_encoding: bool = False) -> Tensor:
+        """Embed (B, C, height, width) as (B, num_prefix + patches, D), patches row by row.
+
+        Raises:
+            ValueError: wrong number of dimensions or channels, or another image size without
+                `interpolate_pos_encoding`.
+        """
+        self._check(pixel_values, interpolate_pos_encoding)
+        patches = self.patch_embeddings(pixel_values)  # (B, D, rows, columns)
+        positions = self.position_embeddings
+        if interpolate_pos_encoding:
+            grid = (patches.shape[2], patches.shape[3])
+            positions = resample_positions(
+                positions, grid=grid, old_grid=self.grid, num_prefix=self.num_prefix
+            )
+        x = patches.flatten(2).transpose(1, 2)  # (B, rows*columns, D)
+        prefix = [self.cls_token.expand(x.shape[0], -1, -1)]
+        if self.distillation_token is not None:
+            prefix.append(self.distillation_token.expand(x.shape[0], -1, -1))
+        return self.dropout(torch.cat((*prefix, x), dim=1) + positions)
+
+    def _check(self, pixel_values: Tensor, interpolate: bool) -> None:
+        channels = self.patch_embeddings.in_channels
+        if pixel_values.dim() != 4 or pixel_values.shape[1] != channels:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}, expected (batch, {channels}, height, width)"
+            )
+        height, width = pixel_values.shape[2:]
+        if not interpolate and (height, width) != self.image_hw:
+            raise ValueError(
+                f"pixel_values is {height} x {width} pixels (height x width), the model is made for "
+                f"{self.image_hw[0]} x {self.image_hw[1]}; let the processor resize, or pass "
+                "interpolate_pos_encoding=True"
+            )
+        if height < self.patch_hw[0] or width < self.patch_hw[1]:
+            raise ValueError(
+                f"pixel_values is {height} x {width} pixels, smaller than one patch of "
+                f"{self.patch_hw[0]} x {self.patch_hw[1]}"
+            )
+
+
+class TokenEmbedding(nn.Embedding):
+    """Token embeddings, times a constant.
+
+    Args:
+        num_tokens: V.
+        width: D.
+        scale: sqrt(D) for the models with `scale_embedding`, else 1.
+        padding_idx: the row that the lookup gives no gradient, or None.
+    """
+
+    def __init__(
+        self, num_tokens: int, width: int, *, scale: float = 1.0, padding_idx: int | None = None
+    ) -> None:
+        super().__init__(num_tokens, width, padding_idx)
+        self.scale = scale
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Map ids (B, T) to (B, T, D).
+
+        Raises:
+            IndexError: an id is negative or not below V (on a CPU; a GPU reports it in its own way).
+        """
+        if torch.compiler.is_compiling():
+            x = super().forward(input_ids)
+        else:
+            try:
+                x = super().forward(input_ids)
+            except IndexError as error:
+                raise IndexError(
+                    f"token ids from {int(input_ids.min())} to {int(input_ids.max())} were given, the vocabulary "
+                    f"has ids 0 to {self.num_embeddings - 1}; does the tokenizer belong to this model, and are "
+                    "ignored labels (-100) kept out of the decoder's input?"
+                ) from error
+        return x if self.scale == 1.0 else x * self.scale
+
+
+def _check_room(used: int, room: int) -> None:
+    if used > room:
+        raise ValueError(
+            f"{used} tokens are more than the {room} positions of this decoder (max_position_embeddings); "
+            "shorten the text or the generation limit"
+        )
+
+
+class LearnedPositions(nn.Embedding):
+    """A learned position table, read two rows further down as fairseq does.
+
+    Args:
+        num_positions: longest sequence; the table has two rows more, which are never read.
+        width: D.
+    """
+
+    OFFSET = 2
+
+    def __init__(self, num_positions: int, width: int) -> None:
+        super().__init__(num_positions + self.OFFSET, width)
+
+    def forward(self, input_ids: Tensor, *, start: int = 0) -> Tensor:
+        """Give the rows of positions `start` to `start + T`, as (T, D); only the shape (B, T) of ids counts.
+
+        Raises:
+            ValueError: more tokens than positions.
+        """
+        end = start + input_ids.shape[1]
+        _check_room(end, self.num_embeddings - self.OFFSET)
+        return self.weight[start + self.OFFSET : end + self.OFFSET]
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed sine and cosine positions; padding takes no position and gets zeros.
+
+    Sines fill the first half of a row and cosines the second, as in tensor2tensor and fairseq. The table is a
+    buffer that is not stored.
+
+    Args:
+        num_positions: longest sequence.
+        width: D.
+        padding_idx: id of the padding token; the table's rows are counted from there.
+    """
+
+    table: Tensor
+
+    def __init__(self, num_positions: int, width: int, *, padding_idx: int) -> None:
+        super().__init__()
+        self.num_positions = num_positions
+        self.width = width
+        self.padding_idx = padding_idx
+        self.register_buffer("table", self.compute_table(), persistent=False)
+
+    def compute_table(self) -> Tensor:
+        """Compute the table (num_positions + padding_idx + 1, D) in float32."""
+        half = self.width // 2
+        rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / max(half - 1, 1)))
+        rows = torch.arange(self.num_positions + self.padding_idx + 1, dtype=torch.float32)
+        angles = rows[:, None] * rates[None, :]
+        table = torch.cat((angles.sin(), angles.cos()), dim=1)
+        table = F.pad(table, (0, self.width - table.shape[1]))
+        table[self.padding_idx] = 0
+        return table
+
+    def forward(self, input_ids: Tensor, *, start: int = 0) -> Tensor:
+        """Give (B, T, D) for ids (B, T) that follow `start` earlier tokens.
+
+        Raises:
+            ValueError: more tokens than positions.
+        """
+        _check_room(start + input_ids.shape[1], self.num_positions)
+        real = input_ids.ne(self.padding_idx).long()
+        rows = (real.cumsum(dim=1) + start) * real + self.padding_idx
+        return self.table[rows]

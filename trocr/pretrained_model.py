@@ -1,0 +1,185 @@
+"""What every public model can do: load, save, tell its size, switch attention and checkpointing.
+
+Source: method names of `PreTrainedModel` of `transformers` 5.23.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from trocr.checkpoint import has_module, load_weights, save_checkpoint
+from trocr.config import DTYPES, BaseConfig
+from trocr.config_read import ConfigError
+from trocr.hub import locate
+from trocr.nn.attention import Core, set_attention
+from weights_conversion.files import open_weights
+from weights_conversion.rename import Table
+
+Dtype = torch.dtype | str | None
+
+
+def resolve_dtype(asked: Dtype, config: BaseConfig) -> torch.dtype:
+    """Decide the precision in memory: what the caller asks for, else the configuration's, else float32.
+
+    Raises:
+        ConfigError: not a floating point type by name.
+    """
+    name = asked if asked not in (None, "auto") else config.dtype or "float32"
+    if isinstance(name, torch.dtype):
+        return name
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is unknown, expected one of {', '.join(DTYPES)}")
+    dtype: torch.dtype = getattr(torch, str(name))
+    return dtype
+
+
+class PretrainedModel(nn.Module):
+    """Base of the public models.
+
+    Attributes:
+        config: the configuration that the modules were built from; replace it when you change them.
+        tables: dialects that files of this model may be written in; the first one is written.
+    """
+
+    config: Any
+    config_class: ClassVar[type[BaseConfig]]
+    tables: ClassVar[Sequence[Table]]
+
+    @classmethod
+    def _build(cls, config: Any, has: Callable[[str], bool]) -> Self:
+        """Build from a configuration and from what the file holds beyond it (`has("encoder.pooler")`)."""
+        return cls(config)
+
+    def _twin(self) -> nn.Module:
+        """Build this model anew from its configuration."""
+        return type(self)(self.config)
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Names of parameters that share another's tensor -> the name of that one."""
+        return {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return next(self.parameters()).dtype
+
+    def num_parameters(self, *, only_trainable: bool = False) -> int:
+        """Count parameters, each shared one once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def set_attention(self, core: Core) -> None:
+        """Choose the attention core, "sdpa" or "eager", for every attention of this model."""
+        set_attention(self, core)
+
+    def gradient_checkpointing_enable(self, enabled: bool = True) -> None:
+        """Recompute blocks in the backward pass of training, for less memory."""
+        for module in self.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = enabled
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations for the backward pass, for more speed."""
+        self.gradient_checkpointing_enable(False)
+
+    def tie_weights(self) -> None:
+        """Let tied parameters share one tensor again, after one of them was replaced."""
+        for name, other in self.tied.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.get_submodule(owner), leaf, self.get_parameter(other))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | PathLike[str],
+        *,
+        config: BaseConfig | None = None,
+        dtype: Dtype = None,
+        torch_dtype: Dtype = None,
+        device: torch.device | str = "cpu",
+        attn_implementation: Core = "sdpa",
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Load a model, in evaluation mode.
+
+        Args:
+            source: a directory in the Hugging Face layout, a shipped model or a Hub id.
+            config: instead of the directory's own.
+            dtype: precision in memory, as a `torch.dtype` or its name; None or "auto" take the configuration's,
+                and float32 where that has none, whatever precision the file stores.
+            torch_dtype: second name of `dtype`.
+            device: where to load to.
+            attn_implementation: "sdpa" or "eager".
+            revision: branch, tag or commit on the Hub.
+            cache_dir: folder of the Hub's cache.
+            local_files_only: never use the network.
+            token: Hub token.
+        Raises:
+            HubError: the files are neither here nor reachable.
+            ConfigError: a configuration with unknown or contradictory values.
+            WeightFileError: a weight file that is damaged, incomplete, or contains code.
+            KeyMapError: unknown, missing or misshapen tensors, all in one message.
+            CheckpointError: NaN or infinite values, or tied tensors that differ.
+        """
+        path = locate(
+            source,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        if config is None:
+            config = cls.config_class.from_pretrained(path)
+        wanted = resolve_dtype(dtype if dtype is not None else torch_dtype, config)
+        with open_weights(path) as weights:
+            with torch.device("meta"):
+                model = cls._build(config, lambda module: has_module(weights, cls.tables, module))
+            load_weights(
+                model, weights, tables=cls.tables, tied=model.tied, dtype=wanted, device=torch.device(device)
+            )
+        model.tie_weights()
+        model.set_attention(attn_implementation)
+        model._loaded_from(path)
+        return model.eval()
+
+    def _loaded_from(self, path: Any) -> None:
+        """Read what else the directory holds."""
+
+    def save_pretrained(
+        self, directory: str | PathLike[str], *, storage_dtype: torch.dtype | None = None
+    ) -> None:
+        """Write a directory that `transformers` 4 and 5 and `from_pretrained` load.
+
+        Args:
+            directory: made where it is missing; a checkpoint in it is replaced only after the new one is written.
+            storage_dtype: precision in the file; None keeps the precision in memory. The configuration always
+                says the precision in memory.
+        Raises:
+            CheckpointError: the modules are not what the configuration describes.
+            OSError: cannot write; an old checkpoint in the directory is whole then.
+        """
+        save_checkpoint(
+            self,
+            directory,
+            table=self.tables[0],
+            tied=self.tied,
+            files=self._json_files(),
+            rebuild=self._twin,
+            storage_dtype=storage_dtype,
+        )
+
+    def _json_files(self) -> Mapping[str, Mapping[str, Any]]:
+        config = dataclasses.replace(self.config, dtype=str(self.dtype).removeprefix("torch."))
+        return {"config.json": {**config.to_dict(), "architectures": [type(self).__name__]}}
