@@ -1,6 +1,6 @@
 """Render the example lines of `examples/`, each degraded as by a scanner, a phone, a fax.
 
-The fonts are Debian's (`apt-get install fonts-dejavu fonts-liberation`). It writes the images and `labels.tsv`
+The fonts are Debian's (`apt-get install fonts-dejavu fonts-liberation`). Writes the images and `labels.tsv`
 (file name, TAB, text); the same releases of Pillow and of the fonts give the same pixels.
 """
 
