@@ -20,7 +20,7 @@ from trocr.nn.mlp import MLP
 
 
 def encoder_parts(config: ViTConfig, *, with_pooler: bool = False) -> dict[str, Any]:
-    """Build what `trocr.encoder.ImageEncoder` is made of; a DeiT configuration gives its second prefix token."""
+    """Build what `ImageEncoder` is made of; a DeiT configuration gives a second prefix token."""
     embeddings = ImageEmbeddings(
         width=config.hidden_size,
         channels=config.num_channels,

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trocr.nn.embeddings import SinusoidalPositions
-from weights_conversion.files import WeightFile, open_weights
+from weights_conversion.files import WeightFile
 from weights_conversion.rename import Table
 
 WEIGHTS_NAME = "model.safetensors"
@@ -79,8 +79,8 @@ def load_weights(
         state[move.target] = torch.empty(source.shape, dtype=dtype, device=device).copy_(source)
     if broken:
         raise CheckpointError(
-            f"{weights.path}: NaN or infinite values in {', '.join(sorted(broken))}; the training run that wrote "
-            "it diverged or the file is damaged: take an earlier checkpoint or fetch it again"
+            f"{weights.path}: NaN or infinite values in {', '.join(sorted(broken))}; the training run "
+            "that wrote it diverged or the file is damaged: take an earlier checkpoint or fetch it again"
         )
     state.update({name: state[other] for name, other in tied.items()})
     model.load_state_dict(state, assign=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
-from trocr.config_read import DTYPES, Checker, ConfigError, read_fields, read_json, write_json
+from trocr.config_read import Checker, ConfigError, read_fields, read_json, write_json
 from trocr.hub import locate
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
@@ -30,16 +30,16 @@ def _guarded_setattr(self: object, name: str, value: object) -> None:
         return  # scripts written for `transformers` often set what already holds
     now = repr(getattr(self, name)) if hasattr(self, name) else "not a field"
     raise FrozenConfigError(
-        f"{type(self).__name__} is frozen: {name}={value!r} cannot be set (now: {now}). Make another configuration "
-        f"with dataclasses.replace(config, {name}=...) and build the model from it; settings of generation belong "
-        "to model.generation_config or to generate(...)"
+        f"{type(self).__name__} is frozen: {name}={value!r} cannot be set (now: {now}). Make another "
+        f"configuration with dataclasses.replace(config, {name}=...) and build the model from it; "
+        "settings of generation belong to model.generation_config or to generate(...)"
     )
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def _frozen(cls: type[_T]) -> type[_T]:
     made = dataclass(frozen=True, kw_only=True)(cls)
-    made.__setattr__ = _guarded_setattr  # type: ignore[assignment]
+    made.__setattr__ = _guarded_setattr  # type: ignore[method-assign]
     return made
 
 
@@ -47,8 +47,8 @@ def _frozen(cls: type[_T]) -> type[_T]:
 class BaseConfig:
     """What the configurations share: reading, writing, validation.
 
-    `dtype` is the precision in memory ("float32", "bfloat16", ...) unless the caller names another; None means
-    float32.
+    `dtype` is the precision in memory ("float32", "bfloat16", ...) unless the caller names another; None
+    means float32.
 
     Raises:
         ConfigError: a value is out of range, or contradicts another; all problems in one message.
@@ -101,8 +101,8 @@ class ViTConfig(BaseConfig):
     """Image encoder with a class token (base and large models).
 
     `image_size` and `patch_size` are one number or (height, width), in pixels. `pooler_output_size` and
-    `pooler_act` describe the pooler that some files hold; reading lines never uses it. `encoder_stride` is kept
-    for the file's sake.
+    `pooler_act` describe the pooler that some files hold; reading lines never uses it. `encoder_stride` is
+    kept for the file's sake.
 
     Raises:
         ConfigError: width not divisible by heads, image not divisible by patch, number out of range.
@@ -286,11 +286,12 @@ ENCODER_CONFIGS: Mapping[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiT
 class VisionEncoderDecoderConfig(BaseConfig):
     """An image encoder and a text decoder.
 
-    Token ids that the file has only in its decoder part are taken from there. `tie_word_embeddings` of the pair
-    is always false: the decoder's own flag decides.
+    Token ids that the file has only in its decoder part are taken from there. `tie_word_embeddings` of the
+    pair is always false: the decoder's own flag decides.
 
     Raises:
-        ConfigError: see `ViTConfig` and `TrOCRConfig`; or the cross-attention width is not the encoder's width.
+        ConfigError: see `ViTConfig` and `TrOCRConfig`; or the cross-attention width is not the encoder's
+            width.
     Source: `VisionEncoderDecoderConfig` of `transformers` 5.23.
     """
 
@@ -323,8 +324,8 @@ class VisionEncoderDecoderConfig(BaseConfig):
         width = self.decoder.cross_attention_hidden_size
         c.rule(
             width is None or width == self.encoder.hidden_size,
-            f"decoder.cross_attention_hidden_size={width} must be encoder.hidden_size={self.encoder.hidden_size}, "
-            "or null for a projection between the two",
+            f"decoder.cross_attention_hidden_size={width} must be "
+            f"encoder.hidden_size={self.encoder.hidden_size}, or null for a projection between the two",
         )
         c.rule(self.is_encoder_decoder, "is_encoder_decoder must be true")
         c.done()

@@ -14,7 +14,6 @@ from typing import Any
 
 from trocr.config_keys import ALIASES, BOOKKEEPING, FIXED_VALUES, GENERATION
 
-
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -146,8 +145,8 @@ class Checker:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             self.problems.append(f"{name}={value!r} must be a number")
             return None
-        annotation = next(f.type for f in dataclasses.fields(self.values) if f.name == name)  # type: ignore[arg-type]
-        if annotation is int and not isinstance(value, int):
+        kinds = {f.name: f.type for f in dataclasses.fields(self.values)}  # type: ignore[arg-type]
+        if kinds[name] is int and not isinstance(value, int):
             self.problems.append(f"{name}={value!r} must be a whole number")
             return None
         return value

@@ -239,8 +239,8 @@ class TextDecoderLM(TextDecoder):
             logits_to_keep: score the last so many positions only; 0 means all.
         Raises:
             IndexError: a token id outside the vocabulary.
-            ValueError: ids and embeddings both or neither given, more tokens than positions, a cache that does
-                not fit.
+            ValueError: ids and embeddings both or neither given, more tokens than positions, a cache that
+                does not fit.
         """
         out = self.run(
             input_ids,
@@ -280,8 +280,8 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
         if high < logits.shape[-1] and low >= 0:
             raise
         raise ValueError(
-            f"labels range from {low} to {high}, expected ids 0 to {logits.shape[-1] - 1}, or -100 for positions "
-            "that do not count; does the tokenizer belong to this model?"
+            f"labels range from {low} to {high}, expected ids 0 to {logits.shape[-1] - 1}, or -100 "
+            "for positions that do not count; does the tokenizer belong to this model?"
         ) from error
 
 
@@ -296,7 +296,7 @@ def _additive(keep: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _self_mask(x: Tensor, start: int, attention_mask: Tensor | None) -> Tensor | None:
-    """Mask (B, 1, T, start + T) for tokens that follow `start` cached ones; None where plain causality is enough."""
+    """Mask (B, 1, T, start + T) of tokens after `start` cached ones; None where causality is enough."""
     length = x.shape[1]
     if attention_mask is None and (start == 0 or length == 1):
         return None

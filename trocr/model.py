@@ -18,8 +18,9 @@ from trocr.outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
 
 
 def shift_right(labels: Tensor, *, pad_token_id: int, start_token_id: int) -> Tensor:
-    """Turn labels (B, T) into decoder inputs: the start token first, the last label dropped, -100 as padding."""
-    shifted = torch.cat((labels.new_full((labels.shape[0], 1), start_token_id), labels[:, :-1]), dim=1)
+    """Turn labels (B, T) into decoder inputs: start token first, last label dropped, -100 as padding."""
+    start = labels.new_full((labels.shape[0], 1), start_token_id)
+    shifted = torch.cat((start, labels[:, :-1]), dim=1)
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
 

@@ -4,13 +4,11 @@ Source: names and arguments of the TrOCR, ViT, DeiT and VisionEncoderDecoder pag
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
-import torch
 from torch import Tensor, nn
 
 from trocr import build
@@ -69,7 +67,7 @@ class DeiTModel(ViTModel):
 
 
 class TrOCRDecoder(TextDecoder, PretrainedModel):
-    """A text decoder without the output projection; with cross-attention where `config.is_decoder` says so."""
+    """A text decoder without output projection; with cross-attention where `config.is_decoder` says so."""
 
     config_class = TrOCRConfig
     tables: ClassVar[tuple[Table, ...]] = hf.STACK_TABLES
@@ -205,15 +203,15 @@ class VisionEncoderDecoderModel(ImageToText, _Generates):
         self.generation_config = GenerationConfig.from_model(config, None)
 
     @property
-    def config(self) -> VisionEncoderDecoderConfig:  # type: ignore[override]
+    def config(self) -> VisionEncoderDecoderConfig:
         """The configuration; setting it hands the parts and the token ids on."""
         return self._config
 
     @config.setter
     def config(self, value: VisionEncoderDecoderConfig) -> None:
         self._config = value
-        self.encoder.config = value.encoder
-        self.decoder.config = value.decoder
+        cast(ViTModel, self.encoder).config = value.encoder
+        cast(TrOCRForCausalLM, self.decoder).config = value.decoder
         self.start_token_id = value.decoder_start_token_id
         self.pad_token_id = value.pad_token_id
 

@@ -1,8 +1,9 @@
 """The eleven models that Microsoft released, as configurations, with the source of each row.
 
-Sources: "copy" = the release's ``config.json`` found as a copy in a public repository; "converter" = the script
-`convert_trocr_unilm_to_pytorch.py` of `transformers`, which made the releases; "size" = parameter count against
-the size of the released file; "family" = same recipe as a release with a copy. The paper is arXiv:2109.10282.
+Sources: "copy" = the release's ``config.json`` found as a copy in a public repository; "converter" = the
+script `convert_trocr_unilm_to_pytorch.py` of `transformers`, which made the releases; "size" = parameter
+count against the size of the released file; "family" = same recipe as a release with a copy. The paper is
+arXiv:2109.10282.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,8 @@ from trocr.cache import DecoderCache
 
 @dataclass(kw_only=True)
 class ModelOutput:
-    """Base: `out.logits`, `out["logits"]`, `out[0]` and iteration over the names of fields that are not None."""
+    """Base: `out.logits`, `out["logits"]`, `out[0]` and iteration over the names of fields that are not
+    None."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -38,7 +39,8 @@ class ModelOutput:
 
     def get(self, name: str, default: Any = None) -> Any:
         """The field `name`, or `default` where it is absent or None."""
-        return self[name] if name in self else default
+        value = getattr(self, name, None)
+        return default if value is None else value
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are not None, as a tuple."""

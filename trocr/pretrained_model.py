@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from trocr.checkpoint import has_module, load_weights, save_checkpoint
-from trocr.config import DTYPES, BaseConfig
-from trocr.config_read import ConfigError
+from trocr.config import BaseConfig
+from trocr.config_read import DTYPES, ConfigError
+from trocr.decoder import TextDecoder
+from trocr.encoder import ImageEncoder
 from trocr.hub import locate
 from trocr.nn.attention import Core, set_attention
 from weights_conversion.files import open_weights
@@ -84,7 +86,7 @@ class PretrainedModel(nn.Module):
     def gradient_checkpointing_enable(self, enabled: bool = True) -> None:
         """Recompute blocks in the backward pass of training, for less memory."""
         for module in self.modules():
-            if hasattr(module, "gradient_checkpointing"):
+            if isinstance(module, ImageEncoder | TextDecoder):
                 module.gradient_checkpointing = enabled
 
     def gradient_checkpointing_disable(self) -> None:
@@ -117,8 +119,8 @@ class PretrainedModel(nn.Module):
         Args:
             source: a directory in the Hugging Face layout, a shipped model or a Hub id.
             config: instead of the directory's own.
-            dtype: precision in memory, as a `torch.dtype` or its name; None or "auto" take the configuration's,
-                and float32 where that has none, whatever precision the file stores.
+            dtype: precision in memory, as a `torch.dtype` or its name; None or "auto" take the
+                configuration's, and float32 where that has none, whatever precision the file stores.
             torch_dtype: second name of `dtype`.
             device: where to load to.
             attn_implementation: "sdpa" or "eager".
@@ -163,7 +165,8 @@ class PretrainedModel(nn.Module):
         """Write a directory that `transformers` 4 and 5 and `from_pretrained` load.
 
         Args:
-            directory: made where it is missing; a checkpoint in it is replaced only after the new one is written.
+            directory: made where it is missing; a checkpoint in it is replaced only after the new one is
+                written.
             storage_dtype: precision in the file; None keeps the precision in memory. The configuration always
                 says the precision in memory.
         Raises:

@@ -71,8 +71,8 @@ class Attention(nn.Module):
             x: (B, T, D) queries.
             memory: (B', S, kv_width) states to attend to; None means `x` itself. B may be a multiple n of B':
                 then n neighbouring rows of `x` share one row of memory.
-            cache: in self-attention, extended by the keys and values of `x`; in cross-attention, filled by the
-                first call and read afterwards, when `memory` is no longer looked at.
+            cache: in self-attention, extended by the keys and values of `x`; in cross-attention, filled by
+                the first call and read afterwards, when `memory` is no longer looked at.
             mask: added to the scores, broadcastable to (B, H, T, S); 0 keeps, very negative hides.
             is_causal: position t attends to positions up to t; not together with `mask`.
             need_weights: give the probabilities back, for which the eager core is used.
@@ -96,7 +96,7 @@ class Attention(nn.Module):
         return self.out_proj(out), weights if need_weights else None
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, H, T, K)
+        return x.view(*x.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)  # (B, H, T, K)
 
     def _keys_values(
         self, x: Tensor, memory: Tensor | None, cache: LayerCache | None

@@ -37,7 +37,7 @@ def resample_positions(
         )
     if grid == old_grid:
         return table
-    image = patches.unflatten(1, old_grid).permute(0, 3, 1, 2).float()  # (1, D, h, w)
+    image = patches.reshape(1, *old_grid, -1).permute(0, 3, 1, 2).float()  # (1, D, h, w)
     image = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)
     patches = image.flatten(2).transpose(1, 2).to(table.dtype)
     return torch.cat((prefix, patches), dim=1)
@@ -111,7 +111,8 @@ class ImageEmbeddings(nn.Module):
         channels = self.patch_embeddings.in_channels
         if pixel_values.dim() != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}, expected (batch, {channels}, height, width)"
+                f"pixel_values has shape {tuple(pixel_values.shape)}, expected (batch, {channels}, "
+                "height, width)"
             )
         height, width = pixel_values.shape[2:]
         if not interpolate and (height, width) != self.image_hw:
@@ -156,9 +157,9 @@ class TokenEmbedding(nn.Embedding):
                 x = super().forward(input_ids)
             except IndexError as error:
                 raise IndexError(
-                    f"token ids from {int(input_ids.min())} to {int(input_ids.max())} were given, the vocabulary "
-                    f"has ids 0 to {self.num_embeddings - 1}; does the tokenizer belong to this model, and are "
-                    "ignored labels (-100) kept out of the decoder's input?"
+                    f"token ids from {int(input_ids.min())} to {int(input_ids.max())} were given, the "
+                    f"vocabulary has ids 0 to {self.num_embeddings - 1}; does the tokenizer belong to "
+                    "this model, and are ignored labels (-100) kept out of the decoder's input?"
                 ) from error
         return x if self.scale == 1.0 else x * self.scale
 
