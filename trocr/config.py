@@ -6,97 +6,22 @@ names and defaults.
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from os import PathLike
-from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+from dataclasses import field
+from typing import Any, ClassVar, Self
 
-from trocr.config_read import Checker, ConfigError, read_fields, read_json, write_json
-from trocr.hub import locate
+from trocr.config_base import BaseConfig, frozen
+from trocr.config_read import Checker, ConfigError, read_fields
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
 
-NOT_WRITTEN = ("generation_defaults", "dtype")
-
 Size = int | tuple[int, int]
-_T = TypeVar("_T")
-
-
-class FrozenConfigError(dataclasses.FrozenInstanceError, ConfigError):
-    """An attempt to change a configuration in place."""
-
-
-def _guarded_setattr(self: object, name: str, value: object) -> None:
-    if hasattr(self, name) and getattr(self, name) == value:
-        return  # scripts written for `transformers` often set what already holds
-    now = repr(getattr(self, name)) if hasattr(self, name) else "not a field"
-    raise FrozenConfigError(
-        f"{type(self).__name__} is frozen: {name}={value!r} cannot be set (now: {now}). Make another "
-        f"configuration with dataclasses.replace(config, {name}=...) and build the model from it; "
-        "settings of generation belong to model.generation_config or to generate(...)"
-    )
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def _frozen(cls: type[_T]) -> type[_T]:
-    made = dataclass(frozen=True, kw_only=True)(cls)
-    made.__setattr__ = _guarded_setattr  # type: ignore[method-assign]
-    return made
-
-
-@_frozen
-class BaseConfig:
-    """What the configurations share: reading, writing, validation.
-
-    `dtype` is the precision in memory ("float32", "bfloat16", ...) unless the caller names another; None
-    means float32.
-
-    Raises:
-        ConfigError: a value is out of range, or contradicts another; all problems in one message.
-    """
-
-    model_type: ClassVar[str] = ""
-
-    dtype: str | None = None
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, origin: str = "configuration") -> Self:
-        """Build from the content of a ``config.json``.
-
-        Args:
-            values: keys as on disk; legacy generation keys and bookkeeping keys are recognised.
-            origin: where the values come from, for messages.
-        Raises:
-            ConfigError: unknown keys (with the nearest known one), unsupported or contradictory values.
-        """
-        return cls(**read_fields(cls, values, origin=origin))
-
-    @classmethod
-    def from_pretrained(cls, source: str | PathLike[str], **options: Any) -> Self:
-        """Read ``config.json`` of a directory, a shipped model or a Hub id (see `trocr.hub.locate`)."""
-        path = locate(source, want=("config.json",), **options) / "config.json"
-        return cls.from_dict(read_json(path), origin=str(path))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of ``config.json``: plain values, nested dictionaries."""
-        values: dict[str, Any] = {"model_type": self.model_type}
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if item.name not in NOT_WRITTEN:
-                values[item.name] = list(value) if isinstance(value, tuple) else value
-        if self.dtype is not None:
-            values["torch_dtype"] = self.dtype  # the name that every release reads
-        return values
-
-    def save_pretrained(self, directory: str | PathLike[str]) -> None:
-        """Write ``config.json`` into a directory, which is made where it is missing."""
-        write_json(directory, "config.json", self.to_dict())
 
 
 def _pair(size: Size) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
 
 
-@_frozen
+@frozen
 class ViTConfig(BaseConfig):
     """Image encoder with a class token (base and large models).
 
@@ -176,7 +101,7 @@ class ViTConfig(BaseConfig):
         return self.hidden_size // self.num_attention_heads
 
 
-@_frozen
+@frozen
 class DeiTConfig(ViTConfig):
     """Image encoder with class and distillation tokens (small models).
 
@@ -187,7 +112,7 @@ class DeiTConfig(ViTConfig):
     num_prefix_tokens: ClassVar[int] = 2
 
 
-@_frozen
+@frozen
 class TrOCRConfig(BaseConfig):
     """Text decoder. The defaults are those of base-handwritten, except `cross_attention_hidden_size`.
 
@@ -282,7 +207,7 @@ EncoderConfig = ViTConfig
 ENCODER_CONFIGS: Mapping[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiTConfig}
 
 
-@_frozen
+@frozen
 class VisionEncoderDecoderConfig(BaseConfig):
     """An image encoder and a text decoder.
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from trocr import build
 from trocr.cache import DecoderCache
-from trocr.config import BaseConfig, DeiTConfig, TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
+from trocr.config import DeiTConfig, TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
+from trocr.config_base import BaseConfig
 from trocr.config_read import ConfigError, read_json
 from trocr.decoder import TextDecoder, TextDecoderLM
 from trocr.encoder import ImageEncoder

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from trocr.checkpoint import has_module, load_weights, save_checkpoint
-from trocr.config import BaseConfig
+from trocr.config_base import BaseConfig
 from trocr.config_read import DTYPES, ConfigError
 from trocr.decoder import TextDecoder
 from trocr.encoder import ImageEncoder

@@ -95,7 +95,7 @@ class ImageEmbeddings(nn.Module):
         """
         self._check(pixel_values, interpolate_pos_encoding)
         patches = self.patch_embeddings(pixel_values)  # (B, D, rows, columns)
-        positions = self.position_embeddings
+        positions: Tensor = self.position_embeddings
         if interpolate_pos_encoding:
             grid = (patches.shape[2], patches.shape[3])
             positions = resample_positions(
