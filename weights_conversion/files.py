@@ -7,6 +7,7 @@ Nothing is ever unpickled beyond what `weights_only=True` allows.
 import argparse
 import json
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -163,7 +164,7 @@ def _read_header(path: Path) -> dict[str, dict[str, Any]]:
         left = size - 8 - length
         if left < 0:
             raise WeightFileError(
-                f"{path}: corrupt safetensors header: it claims {length} bytes, there are {size - 8}; {again}"
+                f"{path}: corrupt safetensors header: {length} bytes long, {size - 8} are left; {again}"
             )
         raw = file.read(length)
     try:
@@ -248,9 +249,8 @@ def _refusal(path: Path, error: Exception, *, zipped: bool) -> str:
             found = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         except (RuntimeError, ValueError, pickle.UnpicklingError):
             found = []
-    marker = "Unsupported global: GLOBAL "
-    if not found and marker in str(error):
-        found = [str(error).split(marker, 1)[1].split()[0]]
+    if not found:  # torch names the first one only, after this word
+        found = re.findall(r"GLOBAL ([\w.]+)", str(error))[:1]
     found = [name for name in found if name != "argparse.Namespace"]
     if not found:
         detail = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__

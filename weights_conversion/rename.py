@@ -115,7 +115,7 @@ class Table:
             for part, target in enumerate(targets):
                 if target in self._back:
                     raise ValueError(
-                        f"{name}: {target!r} is the target of {self._back[target][0]!r} and {stem!r}"
+                        f"{name}: {self._back[target][0]!r} and {stem!r} both lead to {target!r}"
                     )
                 if not target.count(INDEX) == stem.count(INDEX) <= 1:
                     raise ValueError(
