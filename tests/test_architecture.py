@@ -1,0 +1,190 @@
+"""The layers of the house, file sizes and a few banned habits. `LAYERS` is the architecture document."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+MAX_FILE_LINES = 380
+MAX_FUNCTION_LINES = 65
+
+# Module (or package) of ours -> what of ours it may import. A package's modules may import one another.
+LAYERS: dict[str, set[str]] = {
+    "trocr": set(),
+    "trocr.hub": set(),
+    "trocr.tokenizers": set(),
+    "trocr.image_array": set(),
+    "trocr.image_input": {"trocr.image_array"},
+    "trocr.image": {"trocr.image_array", "trocr.image_input"},
+    "trocr.config_keys": set(),
+    "trocr.config_read": {"trocr.config_keys"},
+    "trocr.config_base": {"trocr.config_read", "trocr.hub"},
+    "trocr.config": {"trocr.config_base", "trocr.config_read"},
+    "trocr.official": {"trocr.config"},
+    "trocr.cache": set(),
+    "trocr.outputs": {"trocr.cache"},
+    "trocr.nn": {"trocr.cache"},
+    "trocr.encoder": {"trocr.nn", "trocr.outputs"},
+    "trocr.decoder": {"trocr.nn", "trocr.outputs", "trocr.cache"},
+    "trocr.model": {"trocr.encoder", "trocr.decoder", "trocr.outputs", "trocr.cache"},
+    "trocr.build": {"trocr.config", "trocr.nn", "trocr.encoder", "trocr.decoder"},
+    "trocr.checkpoint": {"trocr.nn", "weights_conversion"},
+    "trocr.generation": {
+        "trocr.config",
+        "trocr.config_base",
+        "trocr.config_keys",
+        "trocr.config_read",
+        "trocr.hub",
+        "trocr.cache",
+        "trocr.outputs",
+        "trocr.model",
+        "trocr.decoder",
+        "trocr.nn",
+    },
+    "trocr.pretrained_model": {
+        "trocr.checkpoint",
+        "trocr.config_base",
+        "trocr.config_read",
+        "trocr.decoder",
+        "trocr.encoder",
+        "trocr.hub",
+        "trocr.nn",
+        "weights_conversion",
+    },
+    "trocr.models": {
+        "trocr.build",
+        "trocr.cache",
+        "trocr.config",
+        "trocr.config_base",
+        "trocr.config_read",
+        "trocr.decoder",
+        "trocr.encoder",
+        "trocr.generation",
+        "trocr.hub",
+        "trocr.model",
+        "trocr.outputs",
+        "trocr.pretrained_model",
+        "weights_conversion",
+    },
+    "trocr.processor": {"trocr.hub", "trocr.image", "trocr.image_input", "trocr.tokenizers"},
+    "trocr.reader": {
+        "trocr.generation",
+        "trocr.hub",
+        "trocr.image",
+        "trocr.image_input",
+        "trocr.models",
+        "trocr.outputs",
+        "trocr.processor",
+        "trocr.tokenizers",
+    },
+    "trocr.cli": {"trocr", "trocr.hub", "trocr.image", "trocr.image_input", "trocr.reader"},
+    "weights_conversion": set(),
+}
+# Command lines sit on top of everything.
+TOP = {"weights_conversion.__main__", "weights_conversion.convert", "weights_conversion.verify"}
+WITHOUT_TORCH = ("trocr.config", "trocr.official", "trocr.tokenizers", "trocr.hub", "trocr.cli")
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in ("trocr", "weights_conversion"):
+        for path in sorted((REPO / package).rglob("*.py")):
+            parts = path.relative_to(REPO).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def layer_of(name: str) -> str | None:
+    """The most specific row of the table that a module belongs to; `trocr` is `trocr/__init__.py` alone."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        row = ".".join(parts[:length])
+        if row in LAYERS and (row != "trocr" or name == "trocr"):
+            return row
+    return None
+
+
+def imports(path: Path, *, top_level: bool) -> list[tuple[int, str]]:
+    """(line, module) of imports; `if TYPE_CHECKING` blocks are left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = []
+
+    def walk(node: ast.AST, depth: int) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            inside = depth + isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            if not (top_level and inside):
+                if isinstance(child, ast.Import):
+                    found.extend((child.lineno, alias.name) for alias in child.names)
+                elif isinstance(child, ast.ImportFrom):
+                    assert child.level == 0, f"{path}:{child.lineno}: relative import"
+                    base = child.module or ""
+                    found.extend(
+                        (child.lineno, f"{base}.{a.name}" if f"{base}.{a.name}" in MODULES else base)
+                        for a in child.names
+                    )
+            walk(child, inside)
+
+    walk(tree, 0)
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name: str) -> None:
+    if name in TOP:
+        return
+    row = layer_of(name)
+    assert row is not None, f"{name} has no row in LAYERS: add it with what it may import"
+    for line, target in imports(MODULES[name], top_level=False):
+        if target.split(".")[0] not in ("trocr", "weights_conversion"):
+            continue
+        wanted = layer_of(target)
+        assert wanted == row or wanted in LAYERS[row], (
+            f"{MODULES[name]}:{line}: {name} must not import {target}"
+        )
+
+
+def test_table_has_no_dead_rows() -> None:
+    rows = {layer_of(name) for name in MODULES}
+    assert set(LAYERS) <= rows, f"rows without a module: {set(LAYERS) - rows}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_torch_stays_out_of_light_modules(name: str) -> None:
+    if not name.startswith(WITHOUT_TORCH) and name != "trocr":
+        return
+    heavy = {"torch", "timm", "transformers", "tokenizers", "torchvision", "huggingface_hub"}
+    for line, target in imports(MODULES[name], top_level=True):
+        assert target.split(".")[0] not in heavy, (
+            f"{MODULES[name]}:{line}: {name} imports {target} at start-up"
+        )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_sizes_and_habits(name: str) -> None:
+    path = MODULES[name]
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    lines = text.count("\n")
+    assert lines <= MAX_FILE_LINES, f"{path}: {lines} lines; split it where its idea splits"
+    assert path.name != "utils.py"
+    assert ast.get_docstring(tree), f"{path}: no module docstring"
+    for node in ast.walk(tree):
+        where = f"{path}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert length <= MAX_FUNCTION_LINES, f"{where}: {node.name} has {length} lines"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{where}: bare except"
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called != "print", f"{where}: print"
+            for word in node.keywords:
+                silent = called.endswith("load_state_dict") and word.arg == "strict"
+                assert not silent, f"{where}: load_state_dict(strict=...)"
