@@ -1,0 +1,135 @@
+"""The model's side of generation: scores the next token, and keeps the cache in step with the rows.
+
+Source: original work; whisper's `Inference` for the idea of hiding cache and memory from the search.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trocr.cache import DecoderCache
+from trocr.outputs import CausalLMOutput
+
+
+class Decoder(Protocol):
+    """What generation asks of a text decoder; `trocr.decoder.TextDecoderLM` has it."""
+
+    def __call__(
+        self,
+        *,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        encoder_hidden_states: Tensor | None,
+        past_key_values: DecoderCache | None,
+        use_cache: bool,
+        output_attentions: bool,
+        output_hidden_states: bool,
+        logits_to_keep: int,
+    ) -> CausalLMOutput:
+        """Score the last token of (R, T) ids as (R, 1, V) logits."""
+
+
+@dataclass
+class Record:
+    """Attentions and hidden states of every step, as the decoder gave them.
+
+    Attributes:
+        attentions, cross_attentions, hidden_states: one tuple over blocks per step, where asked for.
+    """
+
+    with_attentions: bool = False
+    with_hidden_states: bool = False
+    attentions: list[tuple[Tensor, ...]] = field(default_factory=list)
+    cross_attentions: list[tuple[Tensor, ...]] = field(default_factory=list)
+    hidden_states: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is kept."""
+        return self.with_attentions or self.with_hidden_states
+
+    def add(self, out: CausalLMOutput) -> None:
+        """Keep what is wanted of one step."""
+        if self.with_attentions and out.attentions is not None:
+            self.attentions.append(out.attentions)
+        if self.with_attentions and out.cross_attentions is not None:
+            self.cross_attentions.append(out.cross_attentions)
+        if self.with_hidden_states and out.hidden_states is not None:
+            self.hidden_states.append(out.hidden_states)
+
+
+class Session:
+    """Scores the next token of rows that grow, `group` neighbouring rows for each image.
+
+    The first call scores each image's start once and repeats it for the rows of the group; keys and values of
+    the image are shared by them throughout.
+
+    Args:
+        decoder: the text decoder.
+        memory: (B, S, D) encoder states, or None for a decoder alone.
+        group: rows per image: beams, or results of sampling.
+        keep_mask: (B, T) of the start, 1 = attend, or None where all of it counts.
+        use_cache: keep keys and values of earlier tokens.
+        record: what to keep beside the scores.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        memory: Tensor | None,
+        group: int = 1,
+        keep_mask: Tensor | None = None,
+        use_cache: bool = True,
+        record: Record | None = None,
+    ) -> None:
+        self.decoder = decoder
+        self.memory = memory
+        self.group = group
+        self.keep_mask = keep_mask
+        self.use_cache = use_cache
+        self.record = record or Record()
+        self.cache: DecoderCache | None = None
+        self._started = False
+
+    def next_logits(self, ids: Tensor) -> Tensor:
+        """Score what follows rows (B*group, T) as float32 logits (B*group, V)."""
+        if self._started:
+            return self._run(ids[:, -1:] if self.use_cache else ids)
+        self._started = True
+        if self.group == 1 or self.record.wanted:
+            self._spread_mask()
+            return self._run(ids)
+        logits = self._run(ids[:: self.group]).repeat_interleave(self.group, dim=0)
+        if self.cache is not None:
+            self.cache.select(torch.arange(ids.shape[0], device=ids.device) // self.group)
+        self._spread_mask()
+        return logits
+
+    def _spread_mask(self) -> None:
+        if self.keep_mask is not None:
+            self.keep_mask = self.keep_mask.repeat_interleave(self.group, dim=0)
+
+    def follow(self, rows: Tensor) -> None:
+        """Make row i of the next call the continuation of what was row `rows[i]`, of the same image."""
+        if self.cache is not None:
+            self.cache.select(rows)
+
+    def _run(self, ids: Tensor) -> Tensor:
+        out = self.decoder(
+            input_ids=ids,
+            attention_mask=self.keep_mask,
+            encoder_hidden_states=self.memory,
+            past_key_values=self.cache,
+            use_cache=self.use_cache,
+            output_attentions=self.record.with_attentions,
+            output_hidden_states=self.record.with_hidden_states,
+            logits_to_keep=1,
+        )
+        self.cache = out.past_key_values
+        self.record.add(out)
+        if self.keep_mask is not None:
+            self.keep_mask = torch.cat((self.keep_mask, torch.ones_like(self.keep_mask[:, :1])), dim=1)
+        return out.logits[:, -1].float()
