@@ -11,8 +11,7 @@ is replaced character by character, so a decomposed letter of 6 bytes or more st
 (NFC) without stray marks gives the same in both. `Charsmap` follows `tokenizers`.
 
 Source: `tokenizers` 0.23 normalizers/precompiled.rs, spm_precompiled 0.1; darts-clone for the unit layout.
-Differs: a rule that points outside the data is an error here, where the judge panics. Where clusters end is
-decided by the `regex` package's version of Unicode; for marks added to Unicode since, the judge's may differ.
+Differs: a rule that points outside the data is an error here, where the judge panics.
 """
 
 import re
@@ -20,11 +19,9 @@ import struct
 import sys
 from array import array
 
-import regex
-
 from trocr.tokenizers.errors import TokenizerError
+from trocr.tokenizers.graphemes import graphemes
 
-_GRAPHEME = regex.compile(r"\X")
 _PRINTABLE_ASCII = "".join(map(chr, range(0x20, 0x7F)))
 _PLAIN = re.compile(r"[ -~]*")
 _MAX_CLUSTER_BYTES = 5
@@ -75,7 +72,7 @@ class Charsmap:
             return text
         cache = self._cache
         parts = []
-        for cluster in _GRAPHEME.findall(text):
+        for cluster in graphemes(text):
             part = cache.get(cluster)
             if part is None:
                 part = self._normalize_cluster(cluster)
