@@ -82,7 +82,7 @@ LAYERS: dict[str, set[str]] = {
     "weights_conversion": set(),
 }
 # Command lines sit on top of everything.
-TOP = {"weights_conversion.__main__", "weights_conversion.convert", "weights_conversion.verify"}
+TOP = ("weights_conversion.__main__", "weights_conversion.commands")
 WITHOUT_TORCH = ("trocr.config", "trocr.official", "trocr.tokenizers", "trocr.hub", "trocr.cli")
 
 
@@ -136,7 +136,7 @@ def imports(path: Path, *, top_level: bool) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_down(name: str) -> None:
-    if name in TOP:
+    if name.startswith(TOP):
         return
     row = layer_of(name)
     assert row is not None, f"{name} has no row in LAYERS: add it with what it may import"
