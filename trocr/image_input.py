@@ -225,7 +225,9 @@ def _from_pil(image: Image.Image, label: str) -> Pixels:
         raise ImageError(_damaged(label, error)) from error
     if turn is None:
         return pixels
-    return Pixels(pixels.to_image().transpose(turn), pixels.is_fraction)
+    turned = pixels.to_image().transpose(turn)
+    turned.info = {}  # with EXIF and XMP: whoever reads it next must not turn it again
+    return Pixels(turned, pixels.is_fraction)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -52,6 +52,9 @@ _ONE_VALUE = {  # keys -> the values that ask for what is done anyway, besides N
     "default_to_square": (True,),
     "do_pad": (False,),
     "device": ("cpu",),
+    "input_data_format": (),
+    "pad_size": (),
+    "return_tensors": (),
 }
 
 
@@ -134,6 +137,9 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "do_grayscale": _flag,
 }
 """Setting -> what checks it (name and value in, the form it is kept in out). None is checked by nobody."""
+
+IMAGE_OPTIONS = frozenset([*CHECKS, *_WITHOUT_EFFECT, *_ONE_VALUE])
+"""Every key that belongs to an image processor."""
 
 
 def is_without_effect(name: str, value: Any) -> bool:
