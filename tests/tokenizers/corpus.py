@@ -157,7 +157,7 @@ PARTS: tuple[tuple[Callable[[random.Random], str], int], ...] = (
 
 
 def corpus(count: int = 20_000, seed: int = 0) -> list[str]:
-    """`count` different strings, the same for a seed: fixed ones (empty, single characters), then random mixtures."""
+    """`count` different strings, the same for a seed: fixed ones first, then random mixtures."""
     rng = random.Random(seed)
     singles = map(chr, range(256))
     found = dict.fromkeys(["", *SENTENCES, *EMOJI, *SPACES, *CONTROLS, *SPECIALS, *NEARLY_SPECIAL, *singles])
