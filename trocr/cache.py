@@ -32,6 +32,11 @@ class LayerCache:
         self.cross: tuple[Tensor, Tensor] | None = None
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no token is held yet."""
+        return self._keys is None
+
+    @property
     def keys(self) -> Tensor | None:
         """(B, H, T, K), or None while empty."""
         return None if self._keys is None else self._keys[:, :, : self.length]
@@ -74,7 +79,9 @@ class LayerCache:
 def _extend(held: Tensor | None, new: Tensor, start: int) -> Tensor:
     if held is None:
         return new
-    if torch.is_grad_enabled() or held.is_inference() != torch.is_inference_mode_enabled():
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return torch.cat((held[:, :, :start], new), dim=2)
+    if held.is_inference() != torch.is_inference_mode_enabled():
         return torch.cat((held[:, :, :start], new), dim=2)
     end = start + new.shape[2]
     if end > held.shape[2]:

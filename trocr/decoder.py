@@ -67,7 +67,7 @@ class DecoderBlock(nn.Module):
         Returns:
             (B, T, D), self-attention's probabilities and cross-attention's, where asked for.
         """
-        is_causal = mask is None and (cache is None or cache.length == 0)
+        is_causal = mask is None and (cache is None or cache.is_empty)
         branch, self_weights = self.self_attn(
             x, cache=cache, mask=mask, is_causal=is_causal, need_weights=need_weights
         )
