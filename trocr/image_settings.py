@@ -9,7 +9,6 @@ since it may change pixels.
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -203,15 +202,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _as_dict(data: Any, path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
-        raise ImageError(
-            f"{path}: holds {type(data).__name__}; expected a JSON object of settings: get it again"
-        )
+        raise ImageError(f"{path}: holds a {type(data).__name__}; expected a JSON object: get it again")
     return data
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    text = json.dumps(data, indent=2, sort_keys=True) + "\n"
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as stream:
-        stream.write(text)
-    os.chmod(stream.name, 0o644)
-    os.replace(stream.name, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
