@@ -1,0 +1,347 @@
+"""Images in, lines of text out: the one object that holds a model and its processor.
+
+Source: original work.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate, islice, pairwise, takewhile
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trocr.generation import GenerateOutput
+from trocr.generation.rules import as_ids
+from trocr.hub import MODEL_FILES, PROCESSOR_FILES, locate
+from trocr.image import ImageError
+from trocr.models import VisionEncoderDecoderModel
+from trocr.pretrained_model import resolve_dtype
+from trocr.processor import TrOCRProcessor
+from trocr.tokenizers import Tokenizer, TokenizerError
+
+DEFAULT_MODEL = "tiny-printed"
+DEFAULT_BATCH_SIZE = 8
+
+SPARE_ROWS = 1024
+"""Rows that a model's vocabulary may have beyond its tokenizer's (the official small models have 42)."""
+
+SCORING_BYTES = 2**27
+"""Size that a float32 table of logits may have while log-probabilities are computed."""
+
+OnError = Callable[[str, ImageError], None]
+
+
+class ReaderError(ValueError):
+    """A reader cannot be made from what was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a line.
+
+    Attributes:
+        id: in the model's vocabulary.
+        text: what it adds to the line's text; empty for special tokens, and for all but the last of the
+            tokens that make up one character.
+        logprob: natural logarithm of the probability that the model gave it after the tokens before it.
+    """
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """The text of one image.
+
+    Attributes:
+        text: without special tokens.
+        score: geometric mean of the probabilities of `tokens`, the end token included: a number in 0..1 that
+            does not shrink with the length of the line. It is the model's own opinion, not calibrated: it
+            orders lines by how doubtful they are, and is no estimate of how many of them are right.
+        tokens: what the model wrote, in order, with the end token where it ended.
+        finished: whether it ended by itself; False means that the text was cut at the length limit.
+        source: the path that was given, or "images[3]" for the fourth of other things.
+    """
+
+    text: str
+    score: float
+    tokens: tuple[Token, ...]
+    finished: bool
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: path, text, score, finished, tokens."""
+        return {
+            "path": self.source,
+            "text": self.text,
+            "score": round(self.score, 6),
+            "finished": self.finished,
+            "tokens": [{"id": t.id, "text": t.text, "logprob": round(t.logprob, 6)} for t in self.tokens],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """One image of a batch: its pixels (C, height, width), or what is wrong with it."""
+
+    source: str
+    pixels: Tensor | ImageError
+
+
+class Reader:
+    """Reads line images with one model.
+
+    Args:
+        model: a shipped name, a directory, a Hub id, or a loaded model.
+        processor: where it is not in the model's directory: a processor, or where to find one.
+        device: "cpu", "cuda", "cuda:1" ...; None takes a loaded model where it is, else CUDA where there is
+            any.
+        dtype: precision in memory, a `torch.dtype` or its name; None takes the configuration's.
+        revision: branch, tag or commit of a Hub model.
+        cache_dir: folder of the Hub's cache.
+        local_files_only: never use the network.
+        token: Hub token.
+    Raises:
+        HubError: the files are neither here nor reachable.
+        ReaderError: a loaded model without a processor, or a device that is not there.
+        TokenizerError: the tokenizer is not that of the model.
+        ValueError: what the files hold is wrong; see `VisionEncoderDecoderModel.from_pretrained` and
+            `TrOCRProcessor.from_pretrained`.
+    """
+
+    def __init__(
+        self,
+        model: str | PathLike[str] | VisionEncoderDecoderModel = DEFAULT_MODEL,
+        processor: TrOCRProcessor | str | PathLike[str] | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> None:
+        place = _resolve_device(device)
+        if isinstance(model, VisionEncoderDecoderModel):
+            if processor is None:
+                raise ReaderError("a loaded model needs its processor too: Reader(model, processor=...)")
+            self.model = model.eval()
+            if device is not None:
+                self.model = self.model.to(place)
+            if dtype is not None:
+                self.model = self.model.to(resolve_dtype(dtype, model.config))
+        else:
+            want = MODEL_FILES if processor is not None else (*MODEL_FILES, *PROCESSOR_FILES)
+            options: dict[str, Any] = {
+                "cache_dir": cache_dir,
+                "local_files_only": local_files_only,
+                "token": token,
+            }
+            folder = locate(model, want=want, revision=revision, **options)
+            self.model = VisionEncoderDecoderModel.from_pretrained(folder, device=place, dtype=dtype)
+            processor = folder if processor is None else processor
+        if not isinstance(processor, TrOCRProcessor):
+            processor = TrOCRProcessor.from_pretrained(processor)
+        self.processor = processor
+        check_tokenizer(self.processor.tokenizer, self.model)
+
+    def read(
+        self,
+        images: Any,
+        *,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        on_error: OnError | None = None,
+    ) -> Iterator[Line]:
+        """Read images, in order.
+
+        Images are taken from the iterable as they are needed, at most two batches ahead; the next batch is
+        decoded in a second thread while the model reads this one.
+
+        Args:
+            images: one image or any iterable of them; an image is whatever `trocr.image.open_image` takes: a
+                path, bytes, an open file, a PIL image, an array.
+            batch_size: images that go through the model together.
+            num_beams: 1 takes the most probable token at each step, more searches that many alternatives;
+                None is the model's own setting, 1 for most.
+            max_new_tokens: most tokens of a line; None is the model's own limit.
+            on_error: called with the source and the error of an image that cannot be read, which is then left
+                out. Without it, the error is raised after the lines of the images before.
+        Yields:
+            A `Line` for each image.
+        Raises:
+            ImageError: an image cannot be read, and there is no `on_error`.
+            GenerationError: options out of range.
+        """
+        for name, value in (("batch_size", batch_size), ("num_beams", num_beams)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        sources = enumerate(_each(images))
+        options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+        chosen = {name: value for name, value in options.items() if value is not None}
+        return self._lines(sources, batch_size, chosen, on_error)
+
+    def _lines(
+        self,
+        sources: Iterator[tuple[int, Any]],
+        batch_size: int,
+        options: dict[str, Any],
+        on_error: OnError | None,
+    ) -> Iterator[Line]:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="trocr-images") as pool:
+            ahead: Future[list[_Image]] | None = None
+            while batch := list(islice(sources, batch_size)):
+                current, ahead = ahead, pool.submit(self._prepare, batch)
+                if current is not None:
+                    yield from self._read_batch(current.result(), options, on_error)
+            if ahead is not None:
+                yield from self._read_batch(ahead.result(), options, on_error)
+
+    def _prepare(self, batch: list[tuple[int, Any]]) -> list[_Image]:
+        return [self._load(index, image) for index, image in batch]
+
+    def _load(self, index: int, image: Any) -> _Image:
+        is_path = isinstance(image, str | PathLike)
+        source = os.fspath(image) if is_path else f"images[{index}]"
+        try:
+            return _Image(
+                source, self.processor.image_processor(image, return_tensors="pt")["pixel_values"][0]
+            )
+        except ImageError as error:
+            return _Image(source, error if is_path else ImageError(f"{source}: {error}"))
+
+    def _read_batch(
+        self, images: list[_Image], options: dict[str, Any], on_error: OnError | None
+    ) -> Iterator[Line]:
+        good: list[tuple[str, Tensor]] = []
+        for image in images:
+            if isinstance(image.pixels, Tensor):
+                good.append((image.source, image.pixels))
+            elif on_error is not None:
+                on_error(image.source, image.pixels)
+            else:
+                yield from self._recognise(good, options)
+                raise image.pixels
+        yield from self._recognise(good, options)
+
+    @torch.inference_mode()
+    def _recognise(self, images: list[tuple[str, Tensor]], options: dict[str, Any]) -> list[Line]:
+        """Lines of a batch of (source, pixels (C, height, width))."""
+        if not images:
+            return []
+        pixels = torch.stack([pixels for _, pixels in images])
+        encoded = self.model.encode(pixels.to(self.model.device, self.model.dtype))
+        out = self.model.generate(
+            encoder_outputs=encoded, return_dict_in_generate=True, num_return_sequences=1, **options
+        )
+        assert isinstance(out, GenerateOutput)
+        log_probs = token_log_probs(self.model, self.model.memory(encoded), out.sequences)
+        rows = zip(
+            images, out.sequences[:, 1:].tolist(), log_probs.tolist(), out.finished.tolist(), strict=True
+        )
+        return [self._line(source, ids, values, ended) for (source, _), ids, values, ended in rows]
+
+    def _line(self, source: str, ids: list[int], log_probs: list[float], finished: bool) -> Line:
+        if finished:
+            ends = as_ids(self.model.generation_config.eos_token_id)
+            ids = ids[: 1 + next(place for place, id in enumerate(ids) if id in ends)]
+        log_probs = log_probs[: len(ids)]
+        tokenizer = self.processor.tokenizer
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        parts = zip(ids, token_texts(tokenizer, ids, text), log_probs, strict=True)
+        tokens = tuple(Token(id=id, text=part, logprob=value) for id, part, value in parts)
+        score = math.exp(sum(log_probs) / len(log_probs))
+        return Line(text=text, score=score, tokens=tokens, finished=finished, source=source)
+
+
+def token_log_probs(model: VisionEncoderDecoderModel, memory: Tensor, sequences: Tensor) -> Tensor:
+    """Compute the log-probability of every token of given sequences, in one pass without search.
+
+    Args:
+        model: the model.
+        memory: (B, S, D) states that cross-attention reads.
+        sequences: (B, T) ids, the start token first, padded on the right.
+    Returns:
+        (B, T-1) of `sequences[:, 1:]`, float32, in the model's own distribution: no generation option
+        touches it.
+    """
+    rows_at_once = max(1, SCORING_BYTES // (4 * sequences.shape[1] * model.config.decoder.vocab_size))
+    parts = []
+    for first in range(0, len(sequences), rows_at_once):
+        rows = slice(first, first + rows_at_once)
+        ids = sequences[rows]
+        out = model.decoder(input_ids=ids[:, :-1], encoder_hidden_states=memory[rows], use_cache=False)
+        logits = out.logits.float()
+        chosen = logits.gather(2, ids[:, 1:, None]).squeeze(2)  # (B, T-1)
+        parts.append(chosen - logits.logsumexp(dim=2))
+    return torch.cat(parts)
+
+
+def token_texts(tokenizer: Tokenizer, ids: list[int], text: str) -> list[str]:
+    """Split a decoded text into what each token adds to it; the parts joined are the text."""
+    prefixes = (tokenizer.decode(ids[:stop], skip_special_tokens=True) for stop in range(1, len(ids)))
+    ends = (_shared_start(prefix, text) for prefix in prefixes)
+    bounds = [0, *accumulate(ends, max), len(text)]
+    return [text[start:end] for start, end in pairwise(bounds)]
+
+
+def _shared_start(one: str, other: str) -> int:
+    """Number of characters that two strings begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def check_tokenizer(tokenizer: Tokenizer, model: VisionEncoderDecoderModel) -> None:
+    """Check that a tokenizer can be that of a model: its size and its special tokens.
+
+    Raises:
+        TokenizerError: it cannot.
+    """
+    config, options = model.config, model.generation_config
+    rows, size = config.decoder.vocab_size, len(tokenizer)
+    problems = []
+    if not 0 <= rows - size <= SPARE_ROWS:
+        problems.append(f"it has {size} tokens and the model's vocabulary {rows} (decoder.vocab_size)")
+    for name, found, wanted in (
+        ("end token", tokenizer.eos_token_id, options.eos_token_id),
+        ("padding token", tokenizer.pad_token_id, options.pad_token_id),
+    ):
+        if found is not None and wanted is not None and found not in as_ids(wanted):
+            problems.append(f"its {name} is {found} and the model's {wanted}")
+    if problems:
+        raise TokenizerError(
+            f"this {type(tokenizer).__name__} does not fit the model: {'; '.join(problems)}. "
+            "Take the tokenizer files of the checkpoint that the model comes from"
+        )
+
+
+def _each(images: Any) -> Iterator[Any]:
+    """The images of an iterable, or the single one."""
+    single = isinstance(images, str | PathLike | bytes | bytearray | memoryview) or hasattr(images, "read")
+    ndim = getattr(images, "ndim", None)
+    if ndim == 4:
+        return iter(images)
+    if single or ndim is not None or not isinstance(images, Iterable):
+        return iter((images,))
+    return iter(images)
+
+
+def _resolve_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ReaderError(f"device {device!r} is unknown, expected cpu, cuda or cuda:N") from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ReaderError(
+            f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu"
+        )
+    return place
