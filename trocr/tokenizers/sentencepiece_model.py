@@ -5,7 +5,7 @@ Source: `sentencepiece_model.proto` of google/sentencepiece 0.2 (the schema); pr
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -83,11 +83,15 @@ class SentencePieceModel:
         pieces: entries in the order of SentencePiece's own ids.
         trainer: training settings that matter for reading.
         normalizer: text normalisation settings.
+        data: the bytes it was parsed from.
+        source: where they came from, for error messages.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Piece, ...] = field(repr=False)
     trainer: TrainerSpec
     normalizer: NormalizerSpec
+    data: bytes = field(repr=False)
+    source: str
 
     @classmethod
     def from_file(cls, path: str | Path) -> "SentencePieceModel":
@@ -220,7 +224,13 @@ def _parse_model(reader: _Reader) -> SentencePieceModel:
     ):  # always written, after the pieces: their absence means a cut file
         absent = names[2] if trainer is None else names[3]
         raise reader.fail(size, f"the end after {len(pieces)} pieces", absent)
-    return SentencePieceModel(pieces=tuple(pieces), trainer=trainer, normalizer=normalizer)
+    return SentencePieceModel(
+        pieces=tuple(pieces),
+        trainer=trainer,
+        normalizer=normalizer,
+        data=reader.data,
+        source=reader.source,
+    )
 
 
 def _parse_piece(reader: _Reader, start: int, end: int) -> Piece:

@@ -46,32 +46,38 @@ class Unigram:
         self._unk_piece = None if unk_id is None else self.vocab[unk_id][0]
         self._unk_score = min(score for _, score in self.vocab) - UNKNOWN_PENALTY
         self._table = _prefix_table(self.vocab)
-        self._cache: dict[str, tuple[str, ...]] = {}
+        self._cache: dict[str, tuple[tuple[str, int], ...]] = {}
 
     def __len__(self) -> int:
         return len(self.vocab)
 
-    def segment(self, word: str) -> tuple[str, ...]:
-        """Cut `word` into pieces; neighbouring unknown characters are one piece.
+    def encode(self, word: str) -> tuple[tuple[str, int], ...]:
+        """Cut `word` into pieces and look up their ids.
 
-        The pieces concatenate to `word`. Time is linear in its length (times the longest piece).
+        Neighbouring unknown characters are one piece, with `unk_id`. The pieces concatenate to `word`. Time
+        is linear in its length (times the longest piece).
 
         Raises:
             TokenizerError: an unknown character, and the vocabulary has no unknown piece.
         """
-        pieces = self._cache.get(word)
-        if pieces is None:
+        tokens = self._cache.get(word)
+        if tokens is None:
             pieces = self._backtrack(word, *self._best_path(word))
+            tokens = tuple((piece, self._id_of(piece)) for piece in pieces)
             if len(word) <= _CACHED_LENGTH:
                 if len(self._cache) >= _CACHE_SIZE:
                     self._cache.clear()
-                self._cache[word] = pieces
-        return pieces
+                self._cache[word] = tokens
+        return tokens
 
-    def encode(self, word: str) -> list[int]:
-        """Ids of the pieces of `word`; pieces outside the vocabulary give `unk_id`."""
-        ids, unknown = self.token_to_id, self.unk_id
-        return [ids.get(piece, unknown) for piece in self.segment(word)]  # type: ignore[misc]
+    def _id_of(self, piece: str) -> int:
+        found = self.token_to_id.get(piece, self.unk_id)
+        if found is None:
+            raise TokenizerError(
+                f"{piece!r} is not in the vocabulary, expected known characters only: the tokenizer has no "
+                "unknown piece (unk_id)"
+            )
+        return found
 
     def _best_path(self, word: str) -> tuple[list[int], list[bool]]:
         """Viterbi over character positions.
@@ -97,20 +103,15 @@ class Unigram:
                     if start_of[end] < 0 or total > best[end]:
                         best[end], start_of[end], unknown[end] = total, start, False
             if table.get(word[start]) is None:  # not a piece by itself
-                if self.unk_id is None:
-                    raise TokenizerError(
-                        f"character {word[start]!r} is not in the vocabulary, expected known ones: "
-                        "the tokenizer has no unknown piece (unk_id)"
-                    )
                 end = start + 1
                 total = unk_score + so_far
                 if start_of[end] < 0 or total > best[end]:
                     best[end], start_of[end], unknown[end] = total, start, True
         return start_of, unknown
 
-    def _backtrack(self, word: str, start_of: list[int], unknown: list[bool]) -> tuple[str, ...]:
+    def _backtrack(self, word: str, start_of: list[int], unknown: list[bool]) -> list[str]:
         pieces: list[str] = []
-        end = run_end = len(word)  # run_end: where the run of unknown characters before `end` stops
+        end = run_end = len(word)  # run_end: where the run of unknown characters around `end` stops
         while end > 0:
             start = start_of[end]
             piece = word[start:end]
@@ -123,7 +124,7 @@ class Unigram:
         if run_end > 0:
             pieces.append(word[:run_end])
         pieces.reverse()
-        return tuple(pieces)
+        return pieces
 
 
 def _prefix_table(vocab: Sequence[tuple[str, float]]) -> dict[str, float | None]:
