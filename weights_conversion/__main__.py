@@ -31,6 +31,13 @@ def _hints(command: Command) -> Command:
         ),
         click.option("--encoder-heads", type=click.IntRange(1), help="Attention heads, where no file says."),
         click.option("--decoder-heads", type=click.IntRange(1), help="Attention heads, where no file says."),
+        click.option(
+            "--image-size",
+            nargs=2,
+            type=click.IntRange(1),
+            metavar="HEIGHT WIDTH",
+            help="In pixels, where no file says and the patches form no square.",
+        ),
         click.option("--offline", is_flag=True, help="Use the Hub's cache and never the network."),
     )
     for option in reversed(options):

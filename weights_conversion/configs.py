@@ -45,7 +45,7 @@ def encoder_config(
         side = math.isqrt(max(patches, 0))
         if side * side != patches:
             raise DerivationError(
-                f"pos_embed has {patches} patch rows, which form no square; give the image's (height, width)"
+                f"pos_embed has {patches} patch rows, which form no square; give the size (--image-size)"
             )
         image_size = (side * patch_height, side * patch_width)
     height, breadth = (int(length) for length in image_size)

@@ -109,6 +109,7 @@ def derive_config(
     family: str | None = None,
     encoder_heads: int | None = None,
     decoder_heads: int | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Derive the config.json of a fairseq file from its tensors and its training arguments.
 
@@ -119,6 +120,7 @@ def derive_config(
         family: the decoder recipe, where the file lacks arguments; a key of `FAMILIES`.
         encoder_heads: overrides what the arguments say.
         decoder_heads: overrides what the arguments say.
+        image_size: (height, width); overrides what the arguments say.
     Returns:
         The dictionary of a config.json.
     Raises:
@@ -137,7 +139,7 @@ def derive_config(
         without_prefix(shapes, "encoder.deit."),
         num_attention_heads=encoder_heads or _encoder_heads(settings),
         layer_norm_eps=LAYER_NORM_EPS,
-        image_size=_image_size(settings),
+        image_size=image_size or _image_size(settings),
     )
     decoder = decoder_config(
         decoder_shapes,

@@ -254,20 +254,28 @@ class _Draft:
                 self.shape.append((move.source, f"the file has {shape}, the configured model expects {want}"))
             self.taken[move.target] = move
 
+    def _lost(self, names: list[str]) -> Iterator[tuple[str, str]]:
+        """The keys that should have been in the file, each with the tensors of ours it should have given."""
+        keys: dict[str, list[str]] = {}
+        for name in names:
+            back = self.table.source_of(name)
+            if back is None:
+                yield name, f"{self.expected[name]}, no rule leads to it"
+            else:
+                keys.setdefault(back[0], []).append(name)
+        for key, ours in keys.items():
+            rows, *rest = self.expected[ours[0]] or (1,)
+            shape = (rows * len(ours), *rest) if len(ours) > 1 else self.expected[ours[0]]
+            yield key, f"{shape}, our {' and '.join(ours)}"
+
     def finish(self, origin: str) -> Plan:
-        missing = []
-        for name, shape in self.expected.items():
-            if name not in self.taken and name not in self.tied:
-                back = self.table.source_of(name)
-                missing.append(
-                    (back[0] if back else name, f"{shape}, our {name}" if back else f"{shape}, no rule")
-                )
+        missing = [name for name in self.expected if name not in self.taken and name not in self.tied]
         problems = {
             "unknown": self.unknown,
             "matched by several rules": self.ambiguous,
             "given twice": self.duplicate,
             "not in this model": self.superfluous,
-            "missing": missing,
+            "missing": list(self._lost(missing)),
             "wrong shape": self.shape,
         }
         if any(problems.values()):

@@ -74,18 +74,18 @@ def convert(
     hints = hints or Hints()
     with open_weights(source.path) as weights:
         config, origin = find_config(source, weights, hints)
-        stored = _widest(set(weights.dtypes.values()))
         table = source.dialect.table
         covered = [(key, stem) for key in weights.shapes for stem in table.matches(key)]
         ignored = [(key, table.ignored[stem]) for key, stem in covered if stem in table.ignored]
+        stored = _widest({weights.dtypes[key] for key, stem in covered if stem in table.rules})
     memory, notes = _memory_dtype(config, stored)
     model = load_model(source, config, dtype=memory)
     model.save_pretrained(target, storage_dtype=storage or stored)
     copied = _copy_processor(source, target, processor)
     if isinstance(model, VisionEncoderDecoderModel):
-        written, more = _image_processor(config, target, hints)
+        written, more = image_settings(config, target, hints)
         copied += written
-        notes += more + _tokenizer_note(config, target)
+        notes += more + tokenizer_note(config, target)
     return Report(
         config_origin=origin,
         memory=memory,
@@ -129,7 +129,7 @@ def _copy_processor(source: Source, target: Path, processor: str | None) -> list
     return names
 
 
-def _image_processor(config: BaseConfig, target: Path, hints: Hints) -> tuple[list[str], list[str]]:
+def image_settings(config: BaseConfig, target: Path, hints: Hints) -> tuple[list[str], list[str]]:
     """Write preprocessor_config.json where the model is an official one and the file is absent."""
     if any((target / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
         return [], []
@@ -144,7 +144,8 @@ def _image_processor(config: BaseConfig, target: Path, hints: Hints) -> tuple[li
     return ["preprocessor_config.json"], [f"preprocessor_config.json is that of {models[0].name}"]
 
 
-def _tokenizer_note(config: BaseConfig, target: Path) -> list[str]:
+def tokenizer_note(config: BaseConfig, target: Path) -> list[str]:
+    """Say how to add a tokenizer where the target has none."""
     if any((target / name).is_file() for name in VOCABULARIES):
         return []
     models = same_architecture(config)

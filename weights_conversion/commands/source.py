@@ -15,7 +15,7 @@ from trocr.checkpoint import has_module, load_weights
 from trocr.config import DeiTConfig, TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
 from trocr.config_base import BaseConfig
 from trocr.config_read import read_json
-from trocr.hub import locate
+from trocr.hub import MODEL_FILES, PROCESSOR_FILES, locate
 from trocr.models import DeiTModel, TrOCRDecoder, TrOCRForCausalLM, VisionEncoderDecoderModel, ViTModel
 from trocr.official import OFFICIAL_MODELS, OfficialModel
 from trocr.pretrained_model import PretrainedModel
@@ -45,6 +45,7 @@ class Hints:
         config: a config.json to use.
         encoder_heads: attention heads of the encoder, where the file does not say.
         decoder_heads: attention heads of the decoder, where the file does not say.
+        image_size: (height, width) in pixels, where the file does not say.
     """
 
     official: str | None = None
@@ -52,6 +53,7 @@ class Hints:
     config: Path | None = None
     encoder_heads: int | None = None
     decoder_heads: int | None = None
+    image_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ def find_source(given: str, *, local_files_only: bool = False) -> Source:
     """
     place = Path(given)
     if not place.is_file():
-        place = locate(given, local_files_only=local_files_only)
+        place = locate(given, want=(*MODEL_FILES, *PROCESSOR_FILES), local_files_only=local_files_only)
     path = find_weights(place) if place.is_dir() else place
     directory = place if place.is_dir() else None
     if directory is None and path.name in WEIGHT_NAMES and (path.parent / "config.json").is_file():
@@ -177,14 +179,19 @@ def _derive(source: Source, weights: WeightFile, hints: Hints) -> dict[str, Any]
             family=hints.family,
             encoder_heads=hints.encoder_heads,
             decoder_heads=hints.decoder_heads,
+            image_size=hints.image_size,
         )
     if source.dialect.table is timm.TIMM:
         if hints.encoder_heads is None:
             raise DerivationError(
                 f"{source.path}: timm's files do not say the number of attention heads; add --encoder-heads"
             )
-        heads = hints.encoder_heads
-        return encoder_config(weights.shapes, num_attention_heads=heads, layer_norm_eps=timm.LAYER_NORM_EPS)
+        return encoder_config(
+            weights.shapes,
+            num_attention_heads=hints.encoder_heads,
+            layer_norm_eps=timm.LAYER_NORM_EPS,
+            image_size=hints.image_size,
+        )
     raise DerivationError(
         f"{source.path}: there is no config.json beside it; put the model's there, or name one "
         "(--config FILE), or the official model it is (--official NAME)"
