@@ -32,8 +32,8 @@ class XLMRobertaTokenizer(Tokenizer):
     decode to nothing.
 
     Args:
-        vocab: the path of `sentencepiece.bpe.model`, a parsed one, or (piece, score) pairs in the order of the
-            ids with the unknown piece at 3; None: the special tokens alone.
+        vocab: the path of `sentencepiece.bpe.model`, a parsed one, or (piece, score) pairs in the order of
+            the ids with the unknown piece at 3; None: the special tokens alone.
         add_prefix_space: each word begins with "▁", as in SentencePiece; without it spaces are lost.
         bos_token: put before a text.
         eos_token: put behind each text.
@@ -202,8 +202,8 @@ def fairseq_vocab(model: SentencePieceModel, first: Sequence[str], mask: str) ->
     own = model.pieces[:UNK_ID]
     if len(own) < UNK_ID or any(piece.type not in (PieceType.UNKNOWN, PieceType.CONTROL) for piece in own):
         raise TokenizerError(
-            f"{model.source}: the first pieces are {[piece.text for piece in own]}, expected <unk>, <s>, </s>: "
-            "fairseq's ids begin behind them; train the model with unk_id=0, bos_id=1, eos_id=2, pad_id=-1"
+            f"{model.source}: the first pieces are {[piece.text for piece in own]}, expected <unk>, <s>, "
+            "</s>: fairseq's ids begin behind them; train the model with unk_id=0, bos_id=1, eos_id=2, pad_id=-1"
         )
     pieces = [(piece.text, piece.score) for piece in model.pieces[UNK_ID:]]
     return [*((token, 0.0) for token in first), *pieces, (mask, 0.0)]
