@@ -131,7 +131,10 @@ def init_weights(module: nn.Module, *, std: float) -> None:
 
     Linear, convolution and embedding weights are normal with deviation `std`, biases zero, padding rows zero;
     ViT's class token and positions are a truncated normal, DeiT's prefix tokens and positions zero.
+    Parameters on the meta device are left alone: torch would import its compiler, seconds of it, to fill them.
     """
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):
             part.weight.normal_(0.0, std)
