@@ -203,7 +203,7 @@ def fairseq_vocab(model: SentencePieceModel, first: Sequence[str], mask: str) ->
     if len(own) < UNK_ID or any(piece.type not in (PieceType.UNKNOWN, PieceType.CONTROL) for piece in own):
         raise TokenizerError(
             f"{model.source}: the first pieces are {[piece.text for piece in own]}, expected <unk>, <s>, "
-            "</s>: fairseq's ids begin behind them; train the model with unk_id=0, bos_id=1, eos_id=2, pad_id=-1"
+            "</s>: fairseq's ids begin behind them; train with unk_id=0, bos_id=1, eos_id=2, pad_id=-1"
         )
     pieces = [(piece.text, piece.score) for piece in model.pieces[UNK_ID:]]
     return [*((token, 0.0) for token in first), *pieces, (mask, 0.0)]
