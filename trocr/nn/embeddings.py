@@ -128,7 +128,19 @@ class ImageEmbeddings(nn.Module):
             )
 
 
-class TokenEmbedding(nn.Embedding):
+class Table(nn.Embedding):
+    """A table of rows that the meta device leaves unfilled.
+
+    Differs: torch would import its compiler, seconds of it, to "fill" rows that have no memory.
+    """
+
+    def reset_parameters(self) -> None:
+        """Fill the rows with normal numbers."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class TokenEmbedding(Table):
     """Token embeddings, times a constant.
 
     Args:
@@ -172,7 +184,7 @@ def _check_room(used: int, room: int) -> None:
         )
 
 
-class LearnedPositions(nn.Embedding):
+class LearnedPositions(Table):
     """A learned position table, read two rows further down as fairseq does.
 
     Args:
