@@ -83,16 +83,24 @@ LAYERS: dict[str, set[str]] = {
         "trocr.image",
         "trocr.image_input",
         "trocr.models",
-        "trocr.outputs",
+        "trocr.pretrained_model",
         "trocr.processor",
         "trocr.tokenizers",
     },
-    "trocr.cli": {"trocr", "trocr.hub", "trocr.image", "trocr.image_input", "trocr.reader"},
+    "trocr.commands": {"trocr.reader"},
+    "trocr.cli": {"trocr"},  # and the commands, by name, when they are called
     "weights_conversion": set(),
 }
 # Command lines sit on top of everything.
 TOP = ("weights_conversion.__main__", "weights_conversion.commands")
-WITHOUT_TORCH = ("trocr.config", "trocr.official", "trocr.tokenizers", "trocr.hub", "trocr.cli")
+WITHOUT_TORCH = (
+    "trocr.config",
+    "trocr.official",
+    "trocr.tokenizers",
+    "trocr.hub",
+    "trocr.cli",
+    "trocr.commands",
+)
 
 
 def modules() -> dict[str, Path]:
