@@ -16,6 +16,7 @@ from trocr.decoder import DecoderBlock
 from trocr.encoder import EncoderBlock, Pooler
 from trocr.nn.attention import Attention
 from trocr.nn.embeddings import ImageEmbeddings, LearnedPositions, SinusoidalPositions, TokenEmbedding
+from trocr.nn.linear import Linear
 from trocr.nn.mlp import MLP
 
 
@@ -115,13 +116,13 @@ def build_decoder_block(config: TrOCRConfig, *, with_cross_attention: bool = Tru
 
 def build_output_projection(config: TrOCRConfig) -> nn.Linear:
     """Build the linear layer from decoder states to vocabulary scores."""
-    return nn.Linear(config.d_model, config.vocab_size, bias=False)
+    return Linear(config.d_model, config.vocab_size, bias=False)
 
 
 def build_projection(config: VisionEncoderDecoderConfig) -> nn.Module:
     """Build the layer between encoder and decoder: linear where their widths differ, else the identity."""
     if config.needs_projection:
-        return nn.Linear(config.encoder.hidden_size, config.decoder.d_model)
+        return Linear(config.encoder.hidden_size, config.decoder.d_model)
     return nn.Identity()
 
 

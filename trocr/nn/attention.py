@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trocr.cache import LayerCache
+from trocr.nn.linear import Linear
 
 Core = Literal["sdpa", "eager"]
 
@@ -45,10 +46,10 @@ class Attention(nn.Module):
         self.dropout = dropout
         self.core: Core = "sdpa"
         inner = num_heads * self.head_dim
-        self.q_proj = nn.Linear(width, inner, bias=qkv_bias)
-        self.k_proj = nn.Linear(kv_width or width, inner, bias=qkv_bias)
-        self.v_proj = nn.Linear(kv_width or width, inner, bias=qkv_bias)
-        self.out_proj = nn.Linear(inner, width)
+        self.q_proj = Linear(width, inner, bias=qkv_bias)
+        self.k_proj = Linear(kv_width or width, inner, bias=qkv_bias)
+        self.v_proj = Linear(kv_width or width, inner, bias=qkv_bias)
+        self.out_proj = Linear(inner, width)
         self.probs = nn.Identity()
 
     def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +108,8 @@ class Attention(nn.Module):
         if cache is None:
             return self.keys_values(memory)
         if cache.cross is None:
-            cache.cross = self.keys_values(memory)
+            k, v = self.keys_values(memory)
+            cache.cross = k.contiguous(), v.contiguous()  # read at every step: the fused kernel is faster so
         return cache.cross
 
     def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:

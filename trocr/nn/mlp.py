@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trocr.nn.linear import Linear
+
 
 def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
@@ -59,10 +61,10 @@ class MLP(nn.Module):
 
     def __init__(self, *, width: int, hidden: int, activation: str, dropout: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         self.act = Activation(activation)
         self.dropout = nn.Dropout(dropout)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
