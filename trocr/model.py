@@ -80,8 +80,8 @@ class ImageToText(nn.Module):
             pixel_values: (B, C, height, width); not needed with `encoder_outputs`.
             decoder_input_ids: (B, T); made from `labels` where absent: shifted right, the start token first.
             decoder_attention_mask: (B, T), 1 = attend; not needed for right padding.
-            encoder_outputs: what the encoder gave for the same images, as in `transformers`: an output
-                object, or a tuple whose first element is the states (B, S, D_enc).
+            encoder_outputs: what the encoder gave for the same images, as in `transformers`: any object with
+                `last_hidden_state`, or a tuple whose first element is the states (B, S, D_enc).
             past_key_values: cache to continue.
             decoder_inputs_embeds: (B, T, D) instead of ids.
             labels: (B, T) ids, ended by the end token, without a start token; -100 is ignored. They are the
@@ -161,4 +161,6 @@ class ImageToText(nn.Module):
         if isinstance(given, BaseModelOutput):
             return given
         fields = ("last_hidden_state", "hidden_states", "attentions")
-        return BaseModelOutput(**dict(zip(fields, given, strict=False)))  # type: ignore[arg-type]
+        if isinstance(given, tuple):
+            return BaseModelOutput(**dict(zip(fields, given, strict=False)))  # type: ignore[arg-type]
+        return BaseModelOutput(**{name: getattr(given, name, None) for name in fields})
