@@ -5,6 +5,7 @@ weight adapters. Differs: both directions come from one table, and a key must ma
 """
 
 import difflib
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -323,11 +324,15 @@ def _nearest(name: str, stems: Iterable[str]) -> str:
     """The known name most like this one, as a phrase."""
     pattern, numbers = _as_pattern(name)
     head, _, leaf = pattern.rpartition(".")
-    known = [f"{stem}.{leaf}" if head and leaf in LEAVES else stem for stem in stems]
-    close = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)
-    if not close:
+    close = _closest(pattern, tuple(f"{stem}.{leaf}" if head and leaf in LEAVES else stem for stem in stems))
+    if close is None:
         return "no known name is like it"
-    return f"the nearest known name is {close[0].replace(INDEX, numbers[0]) if numbers else close[0]}"
+    return f"the nearest known name is {close.replace(INDEX, numbers[0]) if numbers else close}"
+
+
+@functools.lru_cache(maxsize=256)  # the blocks of a model ask the same
+def _closest(pattern: str, known: tuple[str, ...]) -> str | None:
+    return next(iter(difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)), None)
 
 
 def _grouped(found: list[tuple[str, str]]) -> Iterator[str]:

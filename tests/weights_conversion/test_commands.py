@@ -5,11 +5,13 @@ import json
 import shutil
 
 import fake_fairseq
+import huggingface_hub
 import pytest
 import tiny_models
 import torch
 import transformers
 from click.testing import CliRunner
+from fake_hub import FakeHub
 from safetensors.torch import load_file, save_file
 
 from trocr.hub import PRETRAINED
@@ -169,6 +171,24 @@ def test_weight_file_alone_needs_a_configuration(plain, tmp_path) -> None:
         "convert", tmp_path / "some.safetensors", tmp_path / "out", "--config", plain / "config.json"
     )
     assert result.exit_code == 0, result.output
+
+
+def test_hub_id_is_fetched_with_its_processor_files(tmp_path, monkeypatch) -> None:
+    hub = FakeHub().start()
+    constants = huggingface_hub.constants
+    url = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.add("someone/reader", PRETRAINED / "tiny-printed")
+    try:
+        result = call("convert", "someone/reader", tmp_path / "out")
+    finally:
+        hub.stop()
+    assert result.exit_code == 0, result.output
+    for name in ("model.safetensors", "merges.txt", "preprocessor_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (PRETRAINED / "tiny-printed" / name).read_bytes()
+    assert call("convert", "someone/reader", tmp_path / "again", "--offline").exit_code == 0
 
 
 def test_inspect_shows_modules_and_sums(plain) -> None:

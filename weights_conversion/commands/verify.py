@@ -153,7 +153,8 @@ def _compare(
         )
         yield Check(name=name, value=value, passed=good)
     if isinstance(model, VisionEncoderDecoderModel):
-        limits: dict[str, Any] = {"max_new_tokens": tokens, "num_beams": 1, "do_sample": False}
+        room = model.config.decoder.max_position_embeddings - 1
+        limits: dict[str, Any] = {"max_new_tokens": min(tokens, room), "num_beams": 1, "do_sample": False}
         ids, expected = model.generate(pixels, **limits), reference.generate(pixels, **limits)
         assert isinstance(ids, Tensor)  # no scores were asked for
         same = torch.equal(ids, expected)
@@ -201,9 +202,6 @@ def _stages(model: Any, pixels: Tensor | None) -> dict[str, Tensor]:
             elif pixels is not None:
                 ids["decoder_input_ids"] = drawn[:1].expand(len(pixels), -1)
         output = model(**ids) if pixels is None else model(pixel_values=pixels, **ids)
-    if encoder is not None:
-        last = getattr(output, "encoder_last_hidden_state", None)
-        stages["encoder output"] = output.last_hidden_state if last is None else last
     if decoder is not None:
         stages["logits"] = output.logits
     return stages
@@ -223,7 +221,7 @@ def _parts(model: Any) -> tuple[nn.Module | None, nn.Module | None]:
 
 
 def _watch(part: Any, name: str, stages: dict[str, Tensor], hooks: contextlib.ExitStack) -> None:
-    """Keep the input of the first block and the output of every block."""
+    """Keep the input of the first block, the output of every block and of the norm after the last one."""
     blocks = part.blocks if hasattr(part, "blocks") else part.layers
 
     def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -238,6 +236,13 @@ def _watch(part: Any, name: str, stages: dict[str, Tensor], hooks: contextlib.Ex
             stages[label] = output[0] if isinstance(output, tuple) else output
 
         hooks.enter_context(_handle(block.register_forward_hook(keep_output)))
+    last = getattr(part, "norm", None) or getattr(part, "layernorm", None)  # the decoder has none
+    if last is not None:
+
+        def keep_last(module: nn.Module, args: Any, output: Tensor) -> None:
+            stages[f"{name} output"] = output
+
+        hooks.enter_context(_handle(last.register_forward_hook(keep_last)))
 
 
 @contextlib.contextmanager
