@@ -77,6 +77,7 @@ def test_saved_and_loaded_bit_for_bit(tmp_path: Path, tie: bool, learned: bool) 
     assert shared == tie
     images, ids = torch.randn(2, 3, 8, 16), torch.tensor([[2, 5, 7], [2, 1, 9]])
     assert torch.equal(model(images, ids).logits, again(images, ids).logits)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1, "weights as readable as the rest"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json",
         "generation_config.json",

@@ -140,6 +140,7 @@ def save_checkpoint(
             text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
             (staging / name).write_text(text + "\n", encoding="utf-8")
         for path in staging.iterdir():
+            shutil.copymode(staging / "config.json", path)  # the library writes weights for their owner alone
             _flush(path)
         for name in (WEIGHTS_NAME, *files):  # written whole: from here on nothing but renaming
             os.replace(staging / name, folder / name)

@@ -18,7 +18,7 @@ from trocr.decoder import TextDecoder
 from trocr.encoder import ImageEncoder
 from trocr.hub import locate
 from trocr.nn.attention import Core, set_attention
-from weights_conversion.files import open_weights
+from weights_conversion.files import WeightFile, open_weights
 from weights_conversion.rename import Table
 
 Dtype = torch.dtype | str | None
@@ -144,17 +144,53 @@ class PretrainedModel(nn.Module):
         )
         if config is None:
             config = cls.config_class.from_pretrained(path)
-        wanted = resolve_dtype(dtype if dtype is not None else torch_dtype, config)
+        wanted = dtype if dtype is not None else torch_dtype
         with open_weights(path) as weights:
-            with torch.device("meta"):
-                model = cls._build(config, lambda module: has_module(weights, cls.tables, module))
-            load_weights(
-                model, weights, tables=cls.tables, tied=model.tied, dtype=wanted, device=torch.device(device)
-            )
-        model.tie_weights()
+            model = cls.from_weights(weights, config, dtype=wanted, device=device)
         model.set_attention(attn_implementation)
         model._loaded_from(path)
+        return model
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: WeightFile,
+        config: BaseConfig,
+        *,
+        tables: Sequence[Table] | None = None,
+        dtype: Dtype = None,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Load a model from an open weight file of any dialect, in evaluation mode.
+
+        Args:
+            weights: see `weights_conversion.files.open_weights`.
+            config: the architecture.
+            tables: dialects that the file may be written in; None takes those of Hugging Face.
+            dtype: see `from_pretrained`.
+            device: where to load to.
+        Raises:
+            KeyMapError: unknown, missing or misshapen tensors, all in one message.
+            CheckpointError: NaN or infinite values, or tied tensors that differ.
+        """
+        tables = tables or cls.tables
+        model = cls.skeleton(weights, config, tables=tables)
+        load_weights(
+            model,
+            weights,
+            tables=tables,
+            tied=model.tied,
+            dtype=resolve_dtype(dtype, config),
+            device=torch.device(device),
+        )
+        model.tie_weights()
         return model.eval()
+
+    @classmethod
+    def skeleton(cls, weights: WeightFile, config: BaseConfig, *, tables: Sequence[Table]) -> Self:
+        """Build the model that a configuration and a weight file describe, on the meta device."""
+        with torch.device("meta"):
+            return cls._build(config, lambda module: has_module(weights, tables, module))
 
     def _loaded_from(self, path: Any) -> None:
         """Read what else the directory holds."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from trocr.checkpoint import has_module, load_weights
 from trocr.config import DeiTConfig, TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
 from trocr.config_base import BaseConfig
 from trocr.config_read import read_json
@@ -150,13 +149,8 @@ def load_model(source: Source, config: BaseConfig, *, dtype: torch.dtype) -> Pre
     kind = TrOCRDecoder if source.dialect.part == "stack" else MODELS[config.model_type]
     if source.directory is not None and source.dialect.table in kind.tables:
         return kind.from_pretrained(source.directory, config=config, dtype=dtype)
-    tables = (source.dialect.table,)
     with open_weights(source.path) as weights:
-        with torch.device("meta"):
-            model = kind._build(config, lambda module: has_module(weights, tables, module))
-        load_weights(model, weights, tables=tables, tied=model.tied, dtype=dtype, device=torch.device("cpu"))
-    model.tie_weights()
-    return model.eval()
+        return kind.from_weights(weights, config, tables=(source.dialect.table,), dtype=dtype)
 
 
 def _read_config(path: Path) -> BaseConfig:

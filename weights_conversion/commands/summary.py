@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from trocr.checkpoint import has_module
 from trocr.config_base import BaseConfig
 from trocr.models import TrOCRDecoder
 from trocr.pretrained_model import PretrainedModel
@@ -154,8 +153,7 @@ def _architecture(config: BaseConfig) -> str:
 
 def _build(source: Source, weights: WeightFile, config: BaseConfig) -> PretrainedModel:
     kind = TrOCRDecoder if source.dialect.part == "stack" else MODELS[config.model_type]
-    with torch.device("meta"):
-        return kind._build(config, lambda module: has_module(weights, (source.dialect.table,), module))
+    return kind.skeleton(weights, config, tables=(source.dialect.table,))
 
 
 def _misfit(source: Source, weights: WeightFile, model: PretrainedModel) -> str | None:
