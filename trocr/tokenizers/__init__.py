@@ -1,7 +1,7 @@
 """Tokenizers written from scratch: byte-level BPE (RoBERTa), SentencePiece unigram (XLM-R), WordPiece (BERT).
 
-They are loaded from the classic files or from `tokenizer.json`, and saved as both. Nothing here imports torch or
-numpy before a caller asks for tensors.
+They are loaded from the classic files or from `tokenizer.json`, and saved as both. Nothing here imports
+torch or numpy before a caller asks for tensors.
 """
 
 import importlib

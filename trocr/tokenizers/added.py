@@ -15,7 +15,7 @@ from trocr.tokenizers.errors import TokenizerError
 WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
-# Categories of a word character, besides all of L and M, and the Alphabetic symbols (circled letters, joiners).
+# Categories of a word character, besides all of L and M; joiners and circled letters.
 _WORD_CATEGORIES = frozenset(("Nd", "Nl", "Pc"))
 _WORD_SYMBOLS = (
     (0x200C, 0x200D),
@@ -89,8 +89,8 @@ class AddedVocabulary:
         normalize: the tokenizer's normaliser, for the text between tokens and for tokens with `normalized`.
 
     Source: tokenizers 0.23 `AddedVocabulary`.
-    Differs: a new token gets an id above every id in use; the source takes the size of the vocabulary, which is in
-        use already where the ids have holes.
+    Differs: a new token gets an id above every id in use; the source takes the size of the vocabulary,
+        which is in use already where the ids have holes.
     """
 
     def __init__(self, base: Mapping[str, int], normalize: Callable[[str], str]) -> None:

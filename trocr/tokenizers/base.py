@@ -1,7 +1,7 @@
 """The base class of all tokenizers: construction, decoding, files.
 
-A tokenizer of a family is a subclass that says how ordinary text becomes ids (`_encode_text`), how tokens become
-text (`_join_tokens`), and how its vocabulary is read from and written to files.
+A tokenizer of a family is a subclass that says how ordinary text becomes ids (`_encode_text`), how tokens
+become text (`_join_tokens`), and how its vocabulary is read from and written to files.
 
 Source: transformers 5.23 `tokenization_utils_base.py`, `tokenization_utils_tokenizers.py` (behaviour).
 """
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, overload
 
 from trocr.tokenizers import batch as batches
 from trocr.tokenizers import serialization as files
+from trocr.tokenizers import tokenizer_json
 from trocr.tokenizers.added import AddedToken
 from trocr.tokenizers.encoding import Encoder, Template, Tokens
 from trocr.tokenizers.errors import TokenizerError
@@ -28,7 +29,7 @@ _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"
 class Tokenizer(Encoder):
     """Text to ids and back.
 
-    A subclass sets up its own model before it calls this constructor (which needs `_normalize` and `_template`).
+    A subclass sets up its own model first: this constructor calls `_normalize` and `_template`.
 
     Args:
         vocab: the model's own tokens and ids.
@@ -39,10 +40,10 @@ class Tokenizer(Encoder):
         model_max_length: default of `max_length` where padding or truncation need one; None means no limit.
         padding_side: "right" or "left".
         truncation_side: "right" or "left", the end that is cut off.
-        clean_up_tokenization_spaces: what `decode` does where it is not told (byte-level BPE never cleans then).
+        clean_up_tokenization_spaces: what `decode` does where it is not told (byte-level BPE: nothing).
         split_special_tokens: treat special tokens in a text as ordinary text.
         processor_class: written into `tokenizer_config.json` for transformers.
-        options: more named special tokens; `additional_special_tokens`, the older name of `extra_special_tokens`.
+        options: more named special tokens; `additional_special_tokens`, the old `extra_special_tokens`.
     Raises:
         TokenizerError: an option is unknown, or ids contradict each other.
     """
@@ -59,7 +60,7 @@ class Tokenizer(Encoder):
     )
     # Special tokens that a directory must have: encoding, padding or unknown pieces put them into the ids.
     REQUIRED_TOKENS: ClassVar[tuple[str, ...]] = ("unk_token", "sep_token", "pad_token", "cls_token")
-    # Whether `clean_up_tokenization_spaces=None` follows the configuration (transformers 5 never does for BPE).
+    # Whether `clean_up_tokenization_spaces=None` follows the configuration (5.23 never does for BPE).
     CLEANS_BY_CONFIG: ClassVar[bool] = True
 
     def __init__(
@@ -156,17 +157,17 @@ class Tokenizer(Encoder):
         Args:
             token_ids: one id, a row of ids, or a batch of rows; numbers, lists, arrays or tensors.
             skip_special_tokens: leave out special tokens.
-            clean_up_tokenization_spaces: True removes the space before `. ? ! ,` and English contractions, as
-                transformers 4 did by default. None is transformers 5.23: byte-level BPE keeps every space, the
-                other families follow the configuration (which says no unless a file says yes).
+            clean_up_tokenization_spaces: True removes the space before `. ? ! ,` and contractions, as
+                transformers 4 did by default. None is transformers 5.23: byte-level BPE keeps every space,
+                the other families follow the configuration (which says no unless a file says yes).
         Returns:
-            The text; a list of texts for a batch. An id just above the last token (`PADDING_IDS`) gives no text:
-            models have such rows to round their size.
+            The text; a list of texts for a batch. An id just above the last token (`PADDING_IDS`) gives no
+            text: models have such rows to round their size.
         Raises:
             TokenizerError: an id is negative, no whole number, or far out of range.
         Source: transformers 5.23 `PreTrainedTokenizerBase.decode`.
-        Differs: True cleans byte-level BPE too, which 5.23 refuses with a warning; an id far out of range is an error,
-            where 5.23 leaves it out in silence.
+        Differs: True cleans byte-level BPE too, which 5.23 refuses with a warning; an id far out of range is
+            an error, where 5.23 leaves it out in silence.
         """
         ids = batches.to_lists(token_ids)
         if isinstance(ids, list) and ids and isinstance(ids[0], list):
@@ -200,7 +201,7 @@ class Tokenizer(Encoder):
 
     @staticmethod
     def clean_up_tokenization(text: str) -> str:
-        """Remove the space before punctuation and English contractions, as transformers 4 did in every `decode`."""
+        """Remove the space before punctuation and English contractions, as `decode` of transformers 4 did."""
         for found in _CLEAN_UP:
             text = text.replace(found, "'" if found == " ' " else found[1:])
         return text
@@ -230,24 +231,29 @@ class Tokenizer(Encoder):
             directory: as transformers 4 or 5 or `save_pretrained` wrote it, or an official repository's copy.
             overrides: constructor arguments that win over the files.
         Raises:
-            TokenizerError: a file is missing or damaged, or files contradict each other; the message names it.
+            TokenizerError: a file is missing or damaged, or files contradict each other; it names the file.
         """
         root = files.existing_directory(directory)
         config_file, document_file = root / files.CONFIG_FILE, root / files.DOCUMENT_FILE
         config = files.read_json(config_file) if config_file.is_file() else {}
         document = files.read_json(document_file) if document_file.is_file() else None
-        arguments = cls._read_vocabulary(root, document)
+        arguments = {**files.read_sides(document or {}), **cls._read_vocabulary(root, document)}
         arguments |= {key: config[key] for key in cls.CONFIG_KEYS if config.get(key) is not None}
         arguments |= files.read_special_tokens(root, config)
         special = frozenset(str(arguments.get(name)) for name in SPECIAL_TOKENS_ATTRIBUTES)
         arguments["added_tokens"] = files.read_added_tokens(root, config, document, special)
         tokenizer = cls(**{**arguments, **overrides})
+        if document is not None:
+            tokenizer_json.check_template(
+                document, tokenizer._template(), source=document_file, family=cls.__name__
+            )
         for name in cls.REQUIRED_TOKENS:
             token = getattr(tokenizer, name)
             if token in tokenizer._invented:
                 raise TokenizerError(
-                    f"{root}: the {name} {token!r} has no id, neither in the vocabulary ({tokenizer.vocab_size} tokens) "
-                    f"nor among the added tokens; the files are incomplete, or pass {name}=... to name another one"
+                    f"{root}: the {name} {token!r} has no id: it is neither in the vocabulary "
+                    f"({tokenizer.vocab_size} tokens) nor an added token; the files are incomplete, "
+                    f"or name another token with {name}=..."
                 )
         return tokenizer
 

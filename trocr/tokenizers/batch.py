@@ -1,6 +1,6 @@
 """Rows of ids to batches: cutting to a length, padding, tensors.
 
-Source: tokenizers 0.23 `utils/truncation.rs`, `utils/padding.rs`; transformers 5.23 `BatchEncoding` (behaviour).
+Source: tokenizers 0.23 `utils/truncation.rs`, `utils/padding.rs`; transformers 5.23 `BatchEncoding`.
 """
 
 from collections import UserDict
@@ -199,7 +199,7 @@ def _keep(row: list[Any], count: int, side: str) -> None:
 def pad_rows(
     rows: Sequence[Mapping[str, list[int]]], fields: Sequence[str], wanted: Lengths, pad_id: int
 ) -> dict[str, list[list[int]]]:
-    """Fill the rows of a batch up and collect them by field. Rows longer than the length aimed at stay as they are.
+    """Fill the rows of a batch up and collect them by field; rows that are longer already stay as they are.
 
     Args:
         rows: each with all of `fields`.

@@ -71,8 +71,8 @@ class BertTokenizer(Tokenizer):
         if str(unk_token) not in loaded:
             source = vocab if isinstance(vocab, str | Path) else "vocab"
             raise TokenizerError(
-                f"{source}: the unk_token {str(unk_token)!r} is not among the {len(loaded)} tokens; WordPiece needs it, "
-                "take the vocabulary of a BERT model or name its token with unk_token=..."
+                f"{source}: the unk_token {str(unk_token)!r} is not in the {len(loaded)} tokens, and "
+                "WordPiece needs it: take the vocabulary of a BERT model, or name its token by unk_token=..."
             )
         self._wordpiece = WordPiece(loaded, str(unk_token))
         super().__init__(
@@ -198,7 +198,8 @@ def load_vocab(vocab: Vocab) -> dict[str, int]:
     for line, token in enumerate(tokens):
         if token in lines:
             raise TokenizerError(
-                f"{source}: the token {token!r} is on line {lines[token] + 1} and again on line {line + 1}; {files.AGAIN}"
+                f"{source}: the token {token!r} is on line {lines[token] + 1} and again on line {line + 1}; "
+                f"{files.AGAIN}"
             )
         lines[token] = line
     return lines

@@ -1,13 +1,14 @@
 """Byte-level byte-pair encoding: text to bytes to tokens, with no text that cannot be encoded.
 
-Source: GPT-2 `encoder.py` (bytes as letters, the pattern); tokenizers 0.23 `models/bpe`, `pre_tokenizers/byte_level.rs`
-(order of the merges, bytes without a token).
+Source: GPT-2 `encoder.py` (bytes as letters, the pattern); tokenizers 0.23 `models/bpe` and
+`pre_tokenizers/byte_level.rs` (order of the merges, bytes without a token).
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 
 from trocr.tokenizers import unicode_tables
 from trocr.tokenizers.errors import TokenizerError
@@ -63,8 +64,8 @@ class ByteBPE:
             for token in (left, right, left + right):
                 if token not in vocab:
                     raise TokenizerError(
-                        f"merge {rank + 1} joins {left!r} and {right!r} but the vocabulary has no token {token!r}; "
-                        "vocabulary and merges must come from one tokenizer"
+                        f"merge {rank + 1} joins {left!r} and {right!r} but the vocabulary has no token "
+                        f"{token!r}; vocabulary and merges must come from one tokenizer"
                     )
             self._ranks[vocab[left], vocab[right]] = (rank, vocab[left + right])
         self._words: dict[str, list[tuple[str, int]]] = {}
@@ -90,11 +91,7 @@ class ByteBPE:
         ranks, size = self._ranks, len(ids)
         following = list(range(1, size + 1))
         before = list(range(-1, size - 1))
-        heap = [
-            (*ranks[pair], position)
-            for position, pair in enumerate(zip(ids, ids[1:], strict=False))
-            if pair in ranks
-        ]
+        heap = [(*ranks[pair], position) for position, pair in enumerate(pairwise(ids)) if pair in ranks]
         heapify(heap)
         while heap:
             rank, whole, left = heappop(heap)

@@ -102,8 +102,8 @@ class Encoder(Vocabulary, ABC):
             text_target: texts whose ids are returned as `labels` (as `input_ids` where `text` is None).
             add_special_tokens: put the family's special tokens around each text.
             padding: False; True or "longest" (of the batch); "max_length".
-            truncation: False; True or "longest_first"; "only_first"; "only_second". None means False, but with
-                `max_length` and without padding it means True.
+            truncation: False; True or "longest_first"; "only_first"; "only_second". None means False, but
+                True with `max_length` and without padding.
             max_length: in tokens, special tokens included; None: `model_max_length` where one is needed.
             pad_to_multiple_of: padded lengths are rounded up to a multiple of it.
             padding_side: "right" or "left"; None: the tokenizer's.
@@ -112,14 +112,14 @@ class Encoder(Vocabulary, ABC):
             return_attention_mask: None: where the family's models take it.
             return_special_tokens_mask: 1 where a special token was put, 0 at the text's own tokens.
             return_length: the number of tokens of each row, padding included.
-            split_special_tokens: treat special tokens in the text as ordinary text; None: the tokenizer's setting.
+            split_special_tokens: treat special tokens in the text as ordinary text; None: as set.
         Returns:
             The fields, as lists (of one row for a single text) or as (B, T) int64 tensors.
         Raises:
             TokenizerError: a text is no Unicode text, or the options do not fit together.
         Source: transformers 5.23 `PreTrainedTokenizerBase.__call__`.
-        Differs: a `max_length` below the number of special tokens is an error (5.23 then cuts nothing); an empty
-            batch gives empty fields (5.23 raises IndexError).
+        Differs: a `max_length` below the number of special tokens is an error (5.23 then cuts nothing); an
+            empty batch gives empty fields (5.23 raises IndexError).
         """
         lengths = self._lengths(padding, truncation, max_length, pad_to_multiple_of, padding_side)
         split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
@@ -288,7 +288,7 @@ class Encoder(Vocabulary, ABC):
         surrogate = None if text.isascii() else _SURROGATE.search(text)
         if surrogate:
             raise TokenizerError(
-                f"the text has a lone surrogate U+{ord(surrogate.group()):04X} at position {surrogate.start()}, "
+                f"the text has a lone surrogate, U+{ord(surrogate.group()):04X} at {surrogate.start()}, "
                 "which is no Unicode character; clean it first: text.encode('utf-8', 'replace').decode()"
             )
         tokens: Tokens = []

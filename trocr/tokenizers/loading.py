@@ -53,7 +53,8 @@ def _family(root: Path) -> str:
         family = str(named).removesuffix("Fast")
         if family not in _MODULES:
             raise TokenizerError(
-                f"{config_file}: tokenizer_class is {named!r}; implemented are {known}; load this one with transformers"
+                f"{config_file}: tokenizer_class is {named!r}; implemented are {known}; "
+                "load this one with transformers"
             )
         return family
     if document_file.is_file():

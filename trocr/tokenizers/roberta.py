@@ -115,7 +115,8 @@ class RobertaTokenizer(Tokenizer):
             for name, other in ((VOCAB_FILE, MERGES_FILE), (MERGES_FILE, VOCAB_FILE)):
                 if not (directory / name).is_file():
                     raise TokenizerError(
-                        f"{directory}: {name} is missing; {cls.__name__} needs {name} and {other}, or {files.DOCUMENT_FILE}"
+                        f"{directory}: {name} is missing; {cls.__name__} needs {name} and {other}, "
+                        f"or {files.DOCUMENT_FILE}"
                     )
             return {"vocab": directory / VOCAB_FILE, "merges": directory / MERGES_FILE}
         source = tokenizer_json.document_path(directory)
@@ -224,7 +225,8 @@ def _merge_pairs(merges: Sequence[str | Sequence[str]], source: Any) -> list[tup
         parts = merge.rstrip("\r").split(" ") if isinstance(merge, str) else list(merge)
         if len(parts) != 2 or not all(isinstance(part, str) and part for part in parts):
             raise TokenizerError(
-                f"{source}: merge {number} is {merge!r}, expected two tokens with one space between; {files.AGAIN}"
+                f"{source}: merge {number} is {merge!r}, expected two tokens with one space between; "
+                f"{files.AGAIN}"
             )
         pairs.append((parts[0], parts[1]))
     return pairs

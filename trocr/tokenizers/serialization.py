@@ -1,9 +1,11 @@
 """Tokenizer directories: the files around a vocabulary, read with checks and written atomically.
 
-The classic files (transformers 4 and the official repositories): `tokenizer_config.json`, `special_tokens_map.json`,
-`added_tokens.json` and the vocabulary of the family; and `tokenizer.json`, which has all of it.
+The classic files (transformers 4 and the official repositories): `tokenizer_config.json`,
+`special_tokens_map.json`, `added_tokens.json` and the vocabulary of the family; and `tokenizer.json`, which
+has all of it.
 
-Source: transformers 5.23 `PreTrainedTokenizerBase._from_pretrained` (which file wins), 4.52 (what is written).
+Source: transformers 5.23 `PreTrainedTokenizerBase._from_pretrained` (which file wins), 4.52 (what is
+written).
 """
 
 import json
@@ -72,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise TokenizerError(
-            f"{path}: not JSON at line {error.lineno}, column {error.colno} of {len(text)} characters; {AGAIN}"
+            f"{path}: no JSON at line {error.lineno}, column {error.colno} ({len(text)} characters); {AGAIN}"
         ) from error
     if not isinstance(data, dict):
         raise TokenizerError(
@@ -102,8 +104,8 @@ def check_vocabulary(vocab: Any, source: str | Path) -> dict[str, int]:
             )
         if token_id in owners:
             raise TokenizerError(
-                f"{source}: id {token_id} belongs to two tokens, {owners[token_id]!r} and {token!r}; each token needs "
-                f"its own id; {AGAIN}"
+                f"{source}: id {token_id} belongs to two tokens, {owners[token_id]!r} and {token!r}; expected "
+                f"one id for each; {AGAIN}"
             )
         owners[token_id] = token
     return dict(vocab)
@@ -129,8 +131,8 @@ def read_added_token(data: Any, source: str | Path) -> AddedToken:
 def read_special_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Named and extra special tokens of a directory, as constructor arguments.
 
-    `special_tokens_map.json` wins over `tokenizer_config.json`, unless that has `added_tokens_decoder` (then it is
-    complete). A JSON null unsets a token.
+    `special_tokens_map.json` wins over `tokenizer_config.json`, unless that has `added_tokens_decoder` (then
+    it is complete). A JSON null unsets a token.
     """
     names = SPECIAL_TOKENS_ATTRIBUTES
     wanted = (*names, "additional_special_tokens", "extra_special_tokens")
@@ -158,7 +160,9 @@ def read_special_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str,
 def read_added_tokens(
     directory: Path, config: Mapping[str, Any], document: Mapping[str, Any] | None, special: frozenset[str]
 ) -> dict[int, AddedToken]:
-    """Added tokens of a directory by id: `tokenizer.json`, `added_tokens.json`, `added_tokens_decoder`; the last wins.
+    """Added tokens of a directory by id.
+
+    They come from `added_tokens.json`, `tokenizer.json` and `added_tokens_decoder`; the last one wins.
 
     Args:
         directory: where `added_tokens.json` may be.
@@ -189,6 +193,16 @@ def _token_id(value: Any, source: Path, token: AddedToken) -> int:
             f"{source}: added token {token.content!r} has id {value!r}, expected a number; {AGAIN}"
         )
     return number
+
+
+def read_sides(document: Mapping[str, Any]) -> dict[str, str]:
+    """Constructor arguments from the padding and truncation that a `tokenizer.json` may have."""
+    sides = {}
+    for name, argument in (("padding", "padding_side"), ("truncation", "truncation_side")):
+        direction = (document.get(name) or {}).get("direction")
+        if direction:
+            sides[argument] = str(direction).lower()
+    return sides
 
 
 def write_files(directory: Path, files: Mapping[str, bytes]) -> None:

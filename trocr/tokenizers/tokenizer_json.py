@@ -1,4 +1,4 @@
-"""`tokenizer.json`: checks that a document describes the pipeline a family implements, and parts to write one.
+"""`tokenizer.json`: checks that a document describes the pipeline a family implements; parts to write one.
 
 Source: tokenizers 0.23 (the serialised form of each component).
 """
@@ -12,7 +12,7 @@ from trocr.tokenizers.serialization import DOCUMENT_FILE
 
 
 def model_type(document: Mapping[str, Any]) -> str:
-    """The model's type: "BPE", "WordPiece", "Unigram" or whatever the document says (old ones say it by their keys)."""
+    """The model's type: "BPE", "WordPiece", "Unigram" or another (old documents say it by their keys)."""
     model = document.get("model")
     if not isinstance(model, Mapping):
         return "none"
@@ -46,8 +46,8 @@ def expect(
         value = found.get(key)
         if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in values):
             raise TokenizerError(
-                f"{source}: {where}.{key} is {value!r}; {family} implements {' or '.join(map(repr, values))} only; "
-                "the file belongs to another kind of tokenizer"
+                f"{source}: {where}.{key} is {value!r}; {family} implements only "
+                f"{' or '.join(map(repr, values))}; the file belongs to another kind of tokenizer"
             )
 
 
@@ -77,7 +77,7 @@ def check_template(document: Mapping[str, Any], template: Template, *, source: A
         around = " ".join([*map(str, found[0]), "A", *map(str, found[1])])
         raise TokenizerError(
             f"{source}: the post_processor ({kind}) makes {around!r} of a text A; {family} makes "
-            f"{' '.join([*template.start, 'A', *template.end])!r}; the file belongs to another kind of tokenizer"
+            f"{' '.join([*template.start, 'A', *template.end])!r}; the file is another kind of tokenizer's"
         )
 
 

@@ -1,10 +1,10 @@
-"""Classes of code points, fixed: the ids of a released tokenizer must not change with Python's Unicode version.
+"""Classes of code points, fixed: the ids of a tokenizer must not change with the Unicode version of Python.
 
-Each table is a string of hexadecimal code points and ranges, in order. A test compares all of them with the judge
-over every code point.
+Each table is a string of hexadecimal code points and ranges, in order. A test compares all of them with the
+judge over every code point.
 
-Source: Unicode 16.0 general categories L and N, as Oniguruma in tokenizers 0.23 has them (byte-level BPE); the crate
-unicode_categories 0.1 with Unicode 8.0 (BERT's normaliser and pre-tokeniser).
+Source: Unicode 16.0 general categories L and N, as Oniguruma in tokenizers 0.23 has them (byte-level BPE);
+the crate unicode_categories 0.1 with Unicode 8.0 (BERT's normaliser and pre-tokeniser).
 """
 
 # The 25 code points of White_Space; Python's own \s has U+001C to U+001F as well.
@@ -155,8 +155,8 @@ LATE_LOWERCASE = (
     (0x16EA0, 0x16EB8, 27),
 )
 
-# What canonical decomposition and ordering leave alone in Unicode 9, BERT's normaliser, and touch in Unicode 17:
-# newer composites, then newer combining marks.
+# What decomposition and canonical ordering leave alone in BERT's normaliser (Unicode 9) and touch in Unicode
+# 17: newer composites, then newer combining marks.
 LATE_CANONICAL = """
 105c9 105e4 11383 11385 1138e 11391 113c5 113c7-113c8 11938 16121-16128 16d68-16d6a
 7fd 897-89f 8ca-8d3 9fe c3c d3b-d3c eba 1715 1abf-1add 1ae0-1aeb 1df6-1dfa a82c 10d24-10d27 10d69-10d6d

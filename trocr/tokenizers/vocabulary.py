@@ -1,6 +1,6 @@
-"""Tokens and ids: the model's own vocabulary, added tokens, and the named special tokens with their attributes.
+"""Tokens and ids: the model's own vocabulary, added tokens, named special tokens and their attributes.
 
-Source: transformers 5.23 `tokenization_utils_base.py`, `tokenization_utils_tokenizers.py` (names and behaviour).
+Source: transformers 5.23 `tokenization_utils_base.py` and `tokenization_utils_tokenizers.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,8 +33,8 @@ class _Token:
     def __set__(self, tokenizer: "Vocabulary", token: str | AddedToken | None) -> None:
         if token is not None and not isinstance(token, str | AddedToken):
             raise TokenizerError(
-                f"{self.name} is {token!r}; expected a string, an AddedToken or None (to choose it by its id, "
-                f"assign to {self.name}_id)"
+                f"{self.name} is {token!r}; expected a string, an AddedToken or None (to choose it by its "
+                f"id, assign to {self.name}_id)"
             )
         tokenizer._named[self.name] = token
 
@@ -187,7 +187,7 @@ class Vocabulary:
             new_tokens: one or several; a token that is in the vocabulary keeps its id.
             special_tokens: make them special (`decode` can leave them out).
         Returns:
-            How many of them were new or changed; the model's embedding must have at least `len(tokenizer)` rows.
+            How many were new or changed. The model's embedding must have at least `len(tokenizer)` rows.
         """
         if isinstance(new_tokens, str | AddedToken):
             new_tokens = [new_tokens]

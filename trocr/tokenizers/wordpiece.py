@@ -1,7 +1,7 @@
-"""BERT's algorithm: clean and split a text into words and marks, then each word into the longest known pieces.
+"""BERT's algorithm: clean a text and split it into words and marks, then each into the longest known pieces.
 
-Source: arXiv:1810.04805 and its `tokenization.py`; tokenizers 0.23 `normalizers/bert.rs`, `pre_tokenizers/bert.rs`,
-`models/wordpiece` (the classes of characters, unknown words).
+Source: arXiv:1810.04805 and its `tokenization.py`; tokenizers 0.23 `normalizers/bert.rs`,
+`pre_tokenizers/bert.rs`, `models/wordpiece` (the classes of characters, unknown words).
 """
 
 import re
@@ -15,7 +15,7 @@ from trocr.tokenizers.unicode_tables import character_class
 CONTINUATION = "##"
 # A longer word is unknown as a whole.
 MAX_WORD = 100
-# CJK ideographs, each of which is a word. The last plane-2 range starts later in the source than Unicode's block.
+# CJK ideographs, each of which is a word; 2b820 to 2b91f are not, as in the source.
 _IDEOGRAPHS = "3400-4dbf 4e00-9fff f900-faff 20000-2a6df 2a700-2b73f 2b740-2b81f 2b920-2ceaf 2f800-2fa1f"
 _CACHED_WORDS = 50_000
 
@@ -116,7 +116,7 @@ class WordPiece:
 
 
 def join_pieces(tokens: list[str]) -> str:
-    """Text of tokens: continuations are joined, other tokens are set apart, marks are drawn to the word before.
+    """Text of tokens: continuations are joined, other tokens set apart, marks drawn to the word before.
 
     Source: tokenizers 0.23 `decoders/wordpiece.rs`, with its clean-up of each token.
     """
