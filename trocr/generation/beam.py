@@ -96,7 +96,7 @@ class BeamChooser:
         kept = self._rows[:, :, -1].flatten()
         moved = (kept != torch.arange(len(kept), device=kept.device)).any()
         more, moved = torch.stack((self._finished.open & ~done.all(), moved)).tolist()
-        return Choice(rows=kept if moved else None, done=not more)
+        return Choice(self.ids[:, -1], kept if moved else None, done=not more)
 
     def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pick continuations of (B, n, V) scores: summed log-probabilities, rows and tokens, each (B, K)."""

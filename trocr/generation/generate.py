@@ -159,7 +159,11 @@ class Job:
             ),
         )
         trace = Trace(keeps and bool(options.output_logits), keeps and bool(options.output_scores))
-        chooser = build_chooser(options, ids, stop, extras.random(ids.device))
+        alike = padding is None and not (
+            extras.logits_processor or extras.stopping_criteria or extras.prefix_allowed_tokens_fn
+        )
+        may_drop = alike and not (trace.with_logits or trace.with_scores or session.record.wanted)
+        chooser = build_chooser(options, ids, stop, extras.random(ids.device), may_drop=may_drop)
         return cls(options, length, start, session, chooser, process, trace, Outlet(extras.streamer))
 
     def run(self) -> Iterator[Tensor]:
@@ -205,7 +209,7 @@ class Job:
 
 
 def build_chooser(
-    options: GenerationConfig, ids: Tensor, stop: Stop, random: torch.Generator | None
+    options: GenerationConfig, ids: Tensor, stop: Stop, random: torch.Generator | None, *, may_drop: bool
 ) -> Chooser:
     """Build the chooser that the options ask for: greedy, sampling or beams.
 
@@ -214,12 +218,19 @@ def build_chooser(
         ids: (R, T) the rows' start.
         stop: says when a row is finished.
         random: random numbers for sampling.
+        may_drop: whether finished rows of greedy search need not be computed.
     """
     keeps, sample = options.return_dict_in_generate is True, options.do_sample is True
     pad, ends = options.pad_token_id, as_ids(options.eos_token_id)
     if options.num_beams is None or options.num_beams == 1:
         return TokenChooser(
-            ids, stop, pad_token_id=pad, sample=sample, generator=random, with_log_probs=keeps
+            ids,
+            stop,
+            pad_token_id=pad,
+            sample=sample,
+            generator=random,
+            with_log_probs=keeps,
+            may_drop=may_drop and not sample,
         )
     rules = Rules(
         length_penalty=1.0 if options.length_penalty is None else options.length_penalty,

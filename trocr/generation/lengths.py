@@ -70,21 +70,22 @@ def resolve_length(
         raise GenerationError(
             f"{name}={most} leaves no room after a start of {prefix} tokens; raise it, or set max_new_tokens"
         )
+    reason = name
     if name in chosen:
+        value = getattr(options, name)
         if most > positions + 1:
-            value = getattr(options, name)
             raise GenerationError(
                 f"{name}={value} asks for rows of {most} tokens, but the model reads at most {positions} "
                 f"(max_position_embeddings); set it to {positions + 1 - (most - value)} or less"
             )
-        return Length(most, True, name)
-    reason = "the default length"
-    if name:
-        reason = f"{name}={getattr(options, name)} of the model's generation_config"
-    if most > positions + 1:
-        most, reason = positions + 1, f"the model's {positions} positions"
+    else:
+        reason = "the default length"
+        if name:
+            reason = f"{name}={getattr(options, name)} of the model's generation_config"
+        if most > positions + 1:
+            most, reason = positions + 1, f"the model's {positions} positions"
     _check_least(options, prefix, most)
-    return Length(most, False, reason)
+    return Length(most, name in chosen, reason)
 
 
 def _check_least(options: GenerationConfig, prefix: int, most: int) -> None:

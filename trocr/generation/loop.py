@@ -53,4 +53,4 @@ def steps(session: Session, chooser: Chooser, process: Processor, trace: Trace) 
         done = choice.done
         if choice.rows is not None and not done:
             session.follow(choice.rows)
-        yield chooser.ids[:, -1]
+        yield choice.tokens

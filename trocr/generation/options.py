@@ -173,6 +173,10 @@ class GenerationConfig:
         if wrong:
             raise GenerationError("generation options: " + "; ".join(wrong))
 
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.to_dict().items())
+        return f"GenerationConfig({given})"
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, origin: str = "generation options") -> Self:
         """Build from the content of a ``generation_config.json``.

@@ -113,9 +113,17 @@ class Session:
             self.keep_mask = self.keep_mask.repeat_interleave(self.group, dim=0)
 
     def follow(self, rows: Tensor) -> None:
-        """Make row i of the next call the continuation of what was row `rows[i]`, of the same image."""
+        """Make row i of the next call the continuation of what was row `rows[i]`, of the same image.
+
+        Args:
+            rows: (R',) as many as before; or fewer, where every image has one row: the others are forgotten.
+        """
         if self.cache is not None:
             self.cache.select(rows)
+        if self.group == 1 and self.memory is not None and len(rows) < self.memory.shape[0]:
+            self.memory = self.memory.index_select(0, rows)
+            if self.cache is not None:
+                self.cache.keep_images(rows)
 
     def _run(self, ids: Tensor) -> Tensor:
         out = self.decoder(
