@@ -134,6 +134,7 @@ def test_every_truncation_is_an_error_with_file_and_offset():
             r"byte 5 of 27 found byte 0xff in the text of a piece, expected UTF-8 text",
         ),
         (piece(b"a", kind=9) + SPECS, r"found piece type 9, expected a piece type from 1 to 6"),
+        (field(1, b""), r"byte 2 of 2 found a piece without text"),
         (piece(b"") + SPECS, r"found a piece without text, expected a text of at least one character"),
         (field(1, field(1, b"a") + b"\x10\x05") + SPECS, r"the score of a piece as varint, .* as 4 bytes"),
         (field(1, b"\x08\x01") + SPECS, r"found the text of a piece as varint"),
@@ -148,6 +149,27 @@ def test_every_truncation_is_an_error_with_file_and_offset():
 def test_damage_is_named(data: bytes, message: str):
     with pytest.raises(TokenizerError, match=message):
         SentencePieceModel.from_bytes(data)
+
+
+def test_pieces_of_any_length_and_field_order():
+    def read(body: bytes) -> tuple[str, float, PieceType]:
+        header = b"\x0a" + (
+            bytes([len(body)]) if len(body) < 128 else bytes([len(body) & 127 | 128, len(body) >> 7])
+        )
+        (found,) = SentencePieceModel.from_bytes(header + body + SPECS).pieces
+        return found
+
+    score = b"\x15" + struct.pack("<f", -1.5)
+    for length in (1, 2, 100, 127):
+        assert read(field(1, b"a" * length) + score) == ("a" * length, -1.5, PieceType.NORMAL)
+        assert read(score + field(1, b"a" * length)) == ("a" * length, -1.5, PieceType.NORMAL)
+        assert read(field(1, b"a" * length) + score + b"\x18\x04") == (
+            "a" * length,
+            -1.5,
+            PieceType.USER_DEFINED,
+        )
+    assert read(b"\x0a\xac\x02" + b"b" * 300 + score) == ("b" * 300, -1.5, PieceType.NORMAL)
+    assert read(field(1, b"a" * 5)) == ("aaaaa", 0.0, PieceType.NORMAL)
 
 
 def test_unknown_fields_and_defaults():

@@ -234,6 +234,16 @@ def _parse_model(reader: _Reader) -> SentencePieceModel:
 
 
 def _parse_piece(reader: _Reader, start: int, end: int) -> Piece:
+    data = reader.data
+    cut = end - 5  # nearly every piece is a short text and a score
+    if (
+        cut > start + 2
+        and data[start] == 0x0A
+        and data[start + 1] == cut - start - 2 < 0x80
+        and data[cut] == 0x15
+    ):
+        (score,) = struct.unpack_from("<f", data, cut + 1)
+        return Piece(reader.text(start + 2, cut, "the text of a piece"), score, PieceType.NORMAL)
     text, score, kind = "", 0.0, PieceType.NORMAL
     for number, wire, offset, payload, stop in reader.fields(start, end):
         if number == 1:

@@ -41,13 +41,12 @@ def read_vocab(
         )
     pieces: list[tuple[str, float]] = []
     for index, entry in enumerate(vocab):
-        match entry:
-            case [str(piece), int() | float() as score] if not isinstance(score, bool):
-                pieces.append((piece, float(score)))
-            case _:
-                raise TokenizerError(
-                    f"{source}: model.vocab[{index}] is {entry!r}, expected [piece, score]; {AGAIN}"
-                )
+        valid = isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
+        if not valid or type(entry[1]) not in (int, float):
+            raise TokenizerError(
+                f"{source}: model.vocab[{index}] is {entry!r}, expected [piece, score]; {AGAIN}"
+            )
+        pieces.append((entry[0], float(entry[1])))
     return pieces
 
 
