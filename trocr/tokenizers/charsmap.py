@@ -7,8 +7,9 @@ Two programs read this data, and they differ. SentencePiece replaces the longest
 the text. `tokenizers`, which `transformers` runs, first cuts the text into grapheme clusters. A cluster of
 at most 5 bytes is replaced as a whole by the *shortest* rule that is a prefix of it, and the rest of the
 cluster is lost: o + horn + hook above (a decomposed Vietnamese letter) becomes o + horn. Any other cluster
-is replaced character by character, so a decomposed letter of 6 bytes or more stays decomposed. Composed text
-(NFC) without stray marks gives the same in both. `Charsmap` follows `tokenizers`.
+is replaced character by character, so a decomposed letter of 6 bytes or more stays decomposed, and so does
+half-width kana with its sound mark. Composed text (NFC) without these gives the same in both. `Charsmap`
+follows `tokenizers`.
 
 Source: `tokenizers` 0.23 normalizers/precompiled.rs, spm_precompiled 0.1; darts-clone for the unit layout.
 Differs: a rule that points outside the data is an error here, where the judge panics.
