@@ -206,10 +206,14 @@ def test_exif_orientation_is_honoured_once(orientation: int, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [b"Exif\0\0garbage", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\x7f", b"II*\0\1"]
+    "block", [b"garbage", b"MM", b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\0\2\1\x12\0"]
 )
 def test_damaged_exif_does_not_cost_the_image(block: bytes) -> None:
-    assert open_image(encoded(picture(), "JPEG", exif=block)).size == (40, 24)
+    image = picture()
+    assert same(open_image(encoded(image, exif=b"Exif\0\0" + block)), image)
+    assert open_image(encoded(image, "JPEG", exif=b"Exif\0\0" + block)).size == image.size
+    image.info["exif"] = block
+    assert open_image(image) is image
 
 
 # ---- what cannot be opened ----
