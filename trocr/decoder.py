@@ -218,7 +218,7 @@ class TextDecoderLM(TextDecoder):
         use_cache: bool | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
         logits_to_keep: int = 0,
     ) -> CausalLMOutput | tuple[Tensor, ...]:
         """Decode and score the vocabulary.
@@ -262,7 +262,7 @@ class TextDecoderLM(TextDecoder):
             attentions=out.attentions,
             cross_attentions=out.cross_attentions,
         )
-        return output if return_dict else output.to_tuple()
+        return output.to_tuple() if return_dict is False else output
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:

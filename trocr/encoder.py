@@ -96,7 +96,7 @@ class ImageEncoder(nn.Module):
         interpolate_pos_encoding: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
     ) -> BaseModelOutput | tuple[Tensor, ...]:
         """Encode images.
 
@@ -131,4 +131,4 @@ class ImageEncoder(nn.Module):
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(probabilities) if output_attentions else None,
         )
-        return output if return_dict else output.to_tuple()
+        return output.to_tuple() if return_dict is False else output

@@ -71,7 +71,7 @@ class ImageToText(nn.Module):
         use_cache: bool | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
         interpolate_pos_encoding: bool = False,
     ) -> Seq2SeqLMOutput | tuple[Any, ...]:
         """Encode, decode, and compute the loss where labels are given.
@@ -124,7 +124,7 @@ class ImageToText(nn.Module):
             encoder_hidden_states=encoded.hidden_states,
             encoder_attentions=encoded.attentions,
         )
-        return output if return_dict else output.to_tuple()
+        return output.to_tuple() if return_dict is False else output
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Shift labels (B, T) right, the start token first, ignored labels as padding.

@@ -90,7 +90,7 @@ class TrOCRDecoder(TextDecoder, PretrainedModel):
         use_cache: bool | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
     ) -> DecoderOutput | tuple[Any, ...]:
         """Decode ids (B, T) to states (B, T, D); the arguments are those of `TrOCRForCausalLM.forward`."""
         output = self.run(
@@ -104,7 +104,7 @@ class TrOCRDecoder(TextDecoder, PretrainedModel):
             output_attentions,
             output_hidden_states,
         )
-        return output if return_dict else output.to_tuple()
+        return output.to_tuple() if return_dict is False else output
 
 
 class _Generates(PretrainedModel):

@@ -139,7 +139,8 @@ def randomise(model: nn.Module, *, seed: int = 0, gain: float = 2.0) -> None:
             if isinstance(module, nn.LayerNorm):
                 draw(parameter, 0.3, 1.0 if name == "weight" else 0.0)
             elif isinstance(module, nn.Embedding):
-                draw(parameter, 0.5 / getattr(module, "embed_scale", 1.0))
+                scale = getattr(module, "embed_scale", 1.0)
+                draw(parameter, 0.2 if scale == 1.0 else 0.7 / scale)  # tied logits stay of ordinary size
             elif isinstance(module, nn.Linear | nn.Conv2d) and name == "weight":
                 draw(parameter, factor * parameter[0].numel() ** -0.5)
             else:
