@@ -1,4 +1,4 @@
-"""The shipped checkpoint reads what `transformers` reads from the same files and pixels, greedily and with beams."""
+"""The shipped checkpoint reads what `transformers` reads from the same files and pixels."""
 
 import numpy as np
 import pytest
