@@ -51,9 +51,9 @@ class XLMRobertaTokenizer(Tokenizer):
     Source: transformers 5.23 `XLMRobertaTokenizer`; the text goes through its normaliser, is split at white
         space, and each word is segmented for itself.
     Differs: a model file of another algorithm than unigram, or with ordinary pieces among its first three, is
-        an error (5.23 reads it and gives wrong ids). SentencePiece itself differs from both: it replaces the
-        longest normaliser rule (see `charsmap`), adds scores up in float32 (another cut of equal score in long
-        runs of one character), takes U+0085 for a letter, and does not know `<pad>` and `<mask>`.
+        an error (5.23 reads it and gives wrong ids). SentencePiece itself differs from both: it
+        replaces the longest normaliser rule (see `charsmap`), adds scores up in float32 (another cut of equal
+        score in long runs of one character), takes U+0085 for a letter, and has no `<pad>` and `<mask>`.
     """
 
     vocab_files_names: ClassVar[Mapping[str, str]] = {"vocab_file": MODEL_FILE}
