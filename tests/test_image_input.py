@@ -205,6 +205,7 @@ def test_exif_orientation_is_honoured_once(orientation: int, mode: str) -> None:
     assert same(open_image(open_image(data)), upright)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "block", [b"garbage", b"MM", b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\0\2\1\x12\0"]
 )

@@ -72,7 +72,8 @@ def load_pixels(source: Any, *, name: str = "", input_data_format: str | None = 
         ImageError: it cannot be read.
     """
     if isinstance(source, Image.Image):
-        return _from_pil(source, _label(name, f"PIL image {source.mode} {source.width}x{source.height}"))
+        with _quiet():
+            return _from_pil(source, _label(name, f"PIL image {source.mode} {source.width}x{source.height}"))
     if isinstance(source, str | os.PathLike):
         return _from_path(Path(source), _label(name, os.fspath(source)))
     if isinstance(source, bytes | bytearray | memoryview):
