@@ -95,6 +95,13 @@ def test_unknown_characters(word, pieces, ids):
     assert [token.id for token in judge.tokenize(word)] == ids
 
 
+@pytest.mark.parametrize(("score", "pieces"), [(-9.75, ("xy", "z")), (-10.25, ("x", "yz"))])
+def test_an_unknown_character_costs_ten_more_than_the_least_likely_piece(score, pieces):
+    vocab = [*SPECIALS, ("xy", -20.0), ("z", score), ("yz", 0.0)]  # -30 with the unknown x; or -20 + score
+    assert pieces_of(Unigram(vocab, unk_id=3), "xyz") == pieces
+    assert tuple(token.value for token in Judge(vocab, 3, False).tokenize("xyz")) == pieces
+
+
 def test_equal_scores_prefer_the_longest_last_piece():
     vocab = [*SPECIALS, ("a", -1.0), ("aa", -2.0), ("aaa", -3.0)]
     assert pieces_of(Unigram(vocab, unk_id=3), "aaaa") == ("a", "aaa")
