@@ -132,7 +132,8 @@ def init_weights(module: nn.Module, *, std: float) -> None:
 
     Linear, convolution and embedding weights are normal with deviation `std`, biases zero, padding rows zero;
     ViT's class token and positions are a truncated normal, DeiT's prefix tokens and positions zero.
-    Parameters on the meta device are left alone: torch would import its compiler, seconds of it, to fill them.
+    Parameters on the meta device stay as they are: to fill them, torch would import its compiler, which takes
+    seconds.
     """
     if any(parameter.is_meta for parameter in module.parameters()):
         return
