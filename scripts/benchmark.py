@@ -1,4 +1,4 @@
-"""Time `generate` against `transformers` with its cache on: same weights, same images, in turn, in one process.
+"""Time `generate` against `transformers` with its cache on: same weights and images, in turn, in one process.
 
 Random weights of the official shapes; every row writes the same number of tokens. Prints a Markdown table of
 medians with their spread and of the ratio pair by pair; `--output` also writes it to a file.
@@ -9,6 +9,7 @@ import importlib.metadata
 import statistics
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import transformers
 
 from trocr import OFFICIAL_MODELS, VisionEncoderDecoderModel
 
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "benchmark.toml"
+PATH = click.Path(path_type=Path)
 SHAPES = {"small": "microsoft/trocr-small-printed", "base": "microsoft/trocr-base-printed"}
 
 
@@ -30,7 +33,9 @@ def build(shape: str, folder: Path) -> tuple[VisionEncoderDecoderModel, torch.nn
     return ours, theirs
 
 
-def alternate(first: Callable[[], object], second: Callable[[], object], runs: int) -> list[tuple[float, float]]:
+def alternate(
+    first: Callable[[], object], second: Callable[[], object], runs: int
+) -> list[tuple[float, float]]:
     """Seconds of both, in turn (the order changes each time), after one run of each that does not count."""
     first(), second()
     times = []
@@ -75,15 +80,26 @@ def compare(shape: str, batch: int, tokens: int, runs: int, folder: Path) -> str
     return "| " + " | ".join(cells) + " |"
 
 
+def read_config(context: click.Context, _: click.Parameter, path: Path) -> None:
+    """Take the file's values as the defaults of the other options."""
+    context.default_map = tomllib.loads(path.read_text(encoding="utf-8"))
+
+
 @click.command()
-@click.option("--shape", "shapes", type=click.Choice(list(SHAPES)), multiple=True, default=tuple(SHAPES))
-@click.option("--batch", "batches", type=int, multiple=True, default=(1, 8))
-@click.option("--tokens", default=20, help="Tokens that every row writes.")
-@click.option("--runs", default=7, help="Counted runs of each library.")
-@click.option("--threads", default=None, type=int, help="Threads of PyTorch; its own choice by default.")
-@click.option("--output", type=click.Path(path_type=Path), help="Also write the table to this file.")
+@click.option("--config", default=CONFIG, type=PATH, is_eager=True, expose_value=False, callback=read_config)
+@click.option("--shape", "shapes", type=click.Choice(list(SHAPES)), multiple=True)
+@click.option("--batch", "batches", type=int, multiple=True)
+@click.option("--tokens", type=int, help="Tokens that every row writes.")
+@click.option("--runs", type=int, help="Counted runs of each library.")
+@click.option("--threads", type=int, help="Threads of PyTorch; 0 is its own choice.")
+@click.option("--output", type=PATH, help="Also write the table to this file.")
 def main(
-    shapes: tuple[str, ...], batches: tuple[int, ...], tokens: int, runs: int, threads: int | None, output: Path | None
+    shapes: tuple[str, ...],
+    batches: tuple[int, ...],
+    tokens: int,
+    runs: int,
+    threads: int,
+    output: Path | None,
 ) -> None:
     """Compare the time of `generate` with that of `transformers`, cache on in both."""
     transformers.logging.set_verbosity_error()
@@ -92,8 +108,8 @@ def main(
         torch.set_num_threads(threads)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
     lines = [
-        f"{tokens} tokens a row, greedy, float32, {torch.get_num_threads()} threads, {runs} runs in turn; {versions};"
-        f" {torch.backends.cpu.get_cpu_capability()}. Seconds: median (minimum to maximum).",
+        f"{tokens} tokens a row, greedy, float32, {torch.get_num_threads()} threads, {runs} runs in "
+        f"turn; {versions}; {torch.backends.cpu.get_cpu_capability()}. Seconds: median (minimum to maximum).",
         "",
         "| shape | batch | ours, s | transformers, s | transformers / ours | same tokens |",
         "|---|---|---|---|---|---|",
