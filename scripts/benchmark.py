@@ -69,15 +69,8 @@ def compare(shape: str, batch: int, tokens: int, runs: int, folder: Path) -> str
     times = alternate(lambda: run(ours), lambda: run(theirs), runs)
     same = all(torch.equal(written[0], other) for other in written)
     ratios = [theirs_s / ours_s for ours_s, theirs_s in times]
-    cells = (
-        shape,
-        str(batch),
-        spread([ours_s for ours_s, _ in times]),
-        spread([theirs_s for _, theirs_s in times]),
-        spread(ratios, 2),
-        "yes" if same else "NO",
-    )
-    return "| " + " | ".join(cells) + " |"
+    seconds = spread([ours_s for ours_s, _ in times]), spread([theirs_s for _, theirs_s in times])
+    return f"| {shape} | {batch} | {' | '.join(seconds)} | {spread(ratios, 2)} | {'yes' if same else 'NO'} |"
 
 
 def read_config(context: click.Context, _: click.Parameter, path: Path) -> None:
@@ -94,12 +87,7 @@ def read_config(context: click.Context, _: click.Parameter, path: Path) -> None:
 @click.option("--threads", type=int, help="Threads of PyTorch; 0 is its own choice.")
 @click.option("--output", type=PATH, help="Also write the table to this file.")
 def main(
-    shapes: tuple[str, ...],
-    batches: tuple[int, ...],
-    tokens: int,
-    runs: int,
-    threads: int,
-    output: Path | None,
+    shapes: list[str], batches: list[int], tokens: int, runs: int, threads: int, output: Path | None
 ) -> None:
     """Compare the time of `generate` with that of `transformers`, cache on in both."""
     transformers.logging.set_verbosity_error()
