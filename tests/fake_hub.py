@@ -70,6 +70,8 @@ class FakeHub:
         path = handler.path.split("?")[0]
         self.requests.append(f"{handler.command} {path}")
         parts = path.strip("/").split("/")
+        if parts[:2] != ["api", "models"] and parts[2:3] != ["resolve"]:
+            return _reply(handler, 404, {})
         if parts[:2] == ["api", "models"]:
             name, revision, file = "/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main", None
         else:
