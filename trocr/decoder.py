@@ -266,15 +266,18 @@ class TextDecoderLM(TextDecoder):
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of (B, T, V) logits against (B, T) labels in float32; labels of -100 do not count.
+    """Mean cross-entropy of (B, T, V) logits against (B, T) labels; labels of -100 do not count.
+
+    It is computed, and returned, in float32 for logits of half precision.
 
     Raises:
         ValueError: the shapes do not match, or a label is outside the vocabulary.
     """
     if logits.shape[:2] != labels.shape:
         raise ValueError(f"labels have shape {tuple(labels.shape)}, logits are for {tuple(logits.shape[:2])}")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     try:
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
     except (IndexError, RuntimeError) as error:
         low, high = int(labels.min()), int(labels.max())
         if high < logits.shape[-1] and low >= 0:

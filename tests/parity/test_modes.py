@@ -137,9 +137,7 @@ def test_float64_shows_that_the_rest_is_rounding(pair: Pair) -> None:
         )
     with torch.no_grad():
         left, right = reference(**inputs), ours(**inputs)
-    right.loss = right.loss.double()
     found = stage_differences(left, right)
-    assert found.pop("loss") < 1e-6  # ours is a float32 sum
     assert max(found.values()) < 1e-13, found
 
 
