@@ -20,4 +20,6 @@ def assert_same(ours: Tokenizer, judge: Any, strings: Sequence[str]) -> None:
 
 
 def report(what: str, differing: Sequence[str]) -> str:
-    return f"{len(differing)} {what} differ, first for " + ", ".join(ascii(text[:80]) for text in differing[:5])
+    return f"{len(differing)} {what} differ, first for " + ", ".join(
+        ascii(text[:80]) for text in differing[:5]
+    )

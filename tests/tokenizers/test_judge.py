@@ -1,4 +1,4 @@
-"""20,000 strings and a few very long ones through each tokenizer and through transformers: the same ids and texts."""
+"""20,000 strings and a few very long ones through each tokenizer and its judge: the same ids and texts."""
 
 import importlib.util
 import random
@@ -91,18 +91,37 @@ def test_added_tokens(
     assert ours.get_added_vocab() == judge.get_added_vocab()
     rng = random.Random(5)
     parts = [token.content for token in ADDED]
-    parts += ["words", "thé", " ", "   ", "\n", "_", "x1", "·", "\u0301", "ête", "²", "Ⓐ", "\u200d", "<s>", "[SEP]"]
+    parts += [
+        "words",
+        "thé",
+        " ",
+        "   ",
+        "\n",
+        "_",
+        "x1",
+        "·",
+        "\u0301",
+        "ête",
+        "²",
+        "Ⓐ",
+        "\u200d",
+        "<s>",
+        "[SEP]",
+    ]
     mixed = ["".join(rng.choices(parts, k=rng.randint(1, 8))) for _ in range(3000)]
     assert_same(ours, judge, mixed + strings[:1000])
     assert [ours.tokenize(text) for text in mixed[:500]] == [judge.tokenize(text) for text in mixed[:500]]
 
 
 def test_random_ids_decode_alike(tiny_dir: Path, roberta_dir: Path, bert_vocab: dict[str, int]) -> None:
-    """Sequences that no text encodes to: broken UTF-8, continuations at the start, ids that only pad the model."""
+    """Rows that no text encodes to: broken UTF-8, continuations first, ids that only pad the model."""
     rng = random.Random(7)
     pairs = [
         (RobertaTokenizer.from_pretrained(tiny_dir), transformers.RobertaTokenizer.from_pretrained(tiny_dir)),
-        (RobertaTokenizer.from_pretrained(roberta_dir), transformers.RobertaTokenizer.from_pretrained(roberta_dir)),
+        (
+            RobertaTokenizer.from_pretrained(roberta_dir),
+            transformers.RobertaTokenizer.from_pretrained(roberta_dir),
+        ),
         (BertTokenizer(bert_vocab), transformers.BertTokenizer(vocab=bert_vocab)),
     ]
     for ours, judge in pairs:
@@ -111,7 +130,9 @@ def test_random_ids_decode_alike(tiny_dir: Path, roberta_dir: Path, bert_vocab: 
             assert ours.batch_decode(rows, skip_special_tokens=skip) == judge.batch_decode(
                 rows, skip_special_tokens=skip
             )
-        assert [ours.convert_ids_to_tokens(row) for row in rows] == [judge.convert_ids_to_tokens(row) for row in rows]
+        assert [ours.convert_ids_to_tokens(row) for row in rows] == [
+            judge.convert_ids_to_tokens(row) for row in rows
+        ]
 
 
 @pytest.mark.parametrize("text", LONE_SURROGATES)

@@ -50,7 +50,9 @@ def test_what_bert_removes_and_strips() -> None:
     clean = bert_normalizer(clean_text=True).normalize_str
     assert members(unicode_tables.BERT_REMOVED) == {letter for letter in LETTERS if not clean(letter)}
     strip = bert_normalizer(strip_accents=True).normalize_str
-    assert members(unicode_tables.BERT_ACCENTS) == {letter for letter in LETTERS if strip("a" + letter) == "a"}
+    assert members(unicode_tables.BERT_ACCENTS) == {
+        letter for letter in LETTERS if strip("a" + letter) == "a"
+    }
 
 
 def test_what_bert_splits_at() -> None:

@@ -242,7 +242,10 @@ class Tokenizer(Encoder):
         arguments |= files.read_special_tokens(root, config)
         special = frozenset(str(arguments.get(name)) for name in SPECIAL_TOKENS_ATTRIBUTES)
         arguments["added_tokens"] = files.read_added_tokens(root, config, document, special)
-        tokenizer = cls(**{**arguments, **overrides})
+        try:
+            tokenizer = cls(**{**arguments, **overrides})
+        except TokenizerError as error:
+            raise error if str(root) in str(error) else TokenizerError(f"{root}: {error}") from error
         if document is not None:
             tokenizer_json.check_template(
                 document, tokenizer._template(), source=document_file, family=cls.__name__

@@ -104,8 +104,8 @@ def check_vocabulary(vocab: Any, source: str | Path) -> dict[str, int]:
             )
         if token_id in owners:
             raise TokenizerError(
-                f"{source}: id {token_id} belongs to two tokens, {owners[token_id]!r} and {token!r}; expected "
-                f"one id for each; {AGAIN}"
+                f"{source}: id {token_id} belongs to two tokens, {owners[token_id]!r} and {token!r}; "
+                f"expected one id for each; {AGAIN}"
             )
         owners[token_id] = token
     return dict(vocab)
