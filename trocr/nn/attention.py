@@ -131,7 +131,8 @@ class Attention(nn.Module):
             scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
         if mask is not None:
             scores = scores + mask
-        weights = self.probs(scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype))
+        wide = torch.promote_types(q.dtype, torch.float32)
+        weights = self.probs(scores.softmax(dim=-1, dtype=wide).to(q.dtype))
         dropped = F.dropout(weights, self.dropout, self.training)
         return dropped @ v, weights
 
