@@ -1,6 +1,8 @@
 """Decoding of every kind of input, the clean-up, saving and loading."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -212,3 +214,15 @@ def test_unknown_options_are_refused(tiny_dir: Path) -> None:
         RobertaTokenizer.from_pretrained(tiny_dir, add_prefix_spaces=True)
     with pytest.raises(TokenizerError, match="padding_side is 'top'; expected one of right, left"):
         RobertaTokenizer.from_pretrained(tiny_dir, padding_side="top")
+
+
+@pytest.mark.parametrize(
+    "copier", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))], ids=["copy", "pickle"]
+)
+def test_tokenizers_and_encodings_travel_to_other_processes(tiny_dir: Path, copier: Any) -> None:
+    original = changed(RobertaTokenizer.from_pretrained(tiny_dir), AddedToken)
+    encoding = original(SAMPLES, padding=True)
+    twin = copier(original)
+    assert twin(SAMPLES, padding=True) == encoding == copier(encoding)
+    twin.add_tokens("one more")
+    assert len(twin) == len(original) + 1

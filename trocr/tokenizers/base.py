@@ -209,13 +209,15 @@ class Tokenizer(Encoder):
     def _decode_row(self, ids: Sequence[Any], skip_special_tokens: bool, clean_up: bool | None) -> str:
         surfaces = self._surface_of()
         skipped = self._added.special_contents if skip_special_tokens else frozenset()
-        tokens = []
-        for token_id in ids:
-            token = surfaces.get(token_id) if type(token_id) is int else None
-            if token is None:
+        if set(map(type, ids)) - {int}:
+            for token_id in ids:
                 self._check_id(token_id)
-            elif token not in skipped:
-                tokens.append(token)
+        found = list(map(surfaces.get, ids))
+        if None in found:
+            for token_id, token in zip(ids, found, strict=True):
+                if token is None:
+                    self._check_id(token_id)
+        tokens = [token for token in found if token is not None and token not in skipped]
         text = self._join_tokens(tokens)
         if clean_up is None:
             clean_up = self.clean_up_tokenization_spaces and self.CLEANS_BY_CONFIG
