@@ -73,6 +73,8 @@ class DecoderBlock(nn.Module):
         )
         x = self.attn_norm(x + self.dropout(branch))
         cross_weights = None
+        if memory is None and cache is not None and cache.cross is not None:
+            memory = x  # stands for the encoder states, which the cache holds
         if memory is not None and self.cross_attn is not None:
             branch, cross_weights = self.cross_attn(
                 x, memory=memory, cache=cache, mask=memory_mask, need_weights=need_weights
@@ -227,7 +229,7 @@ class TextDecoderLM(TextDecoder):
             input_ids: (B, T) token ids; with a filled cache, only those that it does not hold.
             attention_mask: (B, T'), 1 for tokens to attend to, 0 for padding; T' counts cached tokens too.
             encoder_hidden_states: (B', S, D_enc); B may be a multiple n of B', then n neighbouring rows read
-                the same image. Not read again once the cache holds their keys and values.
+                the same image. Not read, and not needed, once the cache holds their keys and values.
             encoder_attention_mask: (B', S), 1 for encoder states to attend to.
             past_key_values: a cache to continue, extended in place.
             inputs_embeds: (B, T, D) instead of ids.

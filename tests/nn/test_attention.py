@@ -78,6 +78,19 @@ def test_rows_that_share_an_image_equal_rows_with_copies(core: str, masked: bool
     assert weights.shape == (6, 2, 3, 5)
 
 
+def test_a_mask_per_image_holds_for_all_its_rows() -> None:
+    torch.manual_seed(0)
+    attention = Attention(width=8, num_heads=2, kv_width=6)
+    x, memory = torch.randn(6, 3, 8), torch.randn(2, 5, 6)
+    mask = torch.zeros(2, 1, 1, 5)
+    mask[0, ..., 3:] = mask[1, ..., :2] = -1e9
+    shared, _ = attention(x, memory=memory, mask=mask)
+    copied, _ = attention(x, memory=memory.repeat_interleave(3, 0), mask=mask.repeat_interleave(3, 0))
+    torch.testing.assert_close(shared, copied, atol=TOLERANCE, rtol=0)
+    with pytest.raises(ValueError, match="5 rows of tokens for 2 images"):
+        attention(x[:5], memory=memory)
+
+
 def test_weights_on_request_and_through_the_tap() -> None:
     attention = Attention(width=8, num_heads=2)
     seen = []

@@ -80,18 +80,22 @@ class Attention(nn.Module):
                 then n neighbouring rows of `x` share one row of memory.
             cache: in self-attention, extended by the keys and values of `x`; in cross-attention, filled by
                 the first call and read afterwards, when `memory` is no longer looked at.
-            mask: added to the scores, broadcastable to (B, H, T, S); 0 keeps, very negative hides.
+            mask: added to the scores, broadcastable to (B, H, T, S), or (B', 1, 1, S) for all rows of an
+                image; 0 keeps, very negative hides.
             is_causal: position t attends to positions up to t; not together with `mask`.
             need_weights: give the probabilities back, for which the eager core is used.
         Returns:
             (B, T, D), and the probabilities (B, H, T, S) or None.
+        Raises:
+            ValueError: B is not a multiple of B'.
         """
         q = self._split(self.q_proj(x))  # (B, H, T, K)
         k, v = self._keys_values(x, memory, cache)
-        shared = q.shape[0] // k.shape[0]
+        shared = _rows_per_image(q, k)
         if shared > 1:
+            if mask is not None and mask.shape[0] == q.shape[0]:  # else it is per image and fits all its rows
+                mask = _fold_rows(mask.expand(-1, q.shape[1], q.shape[2], -1), shared)
             q = _fold_rows(q, shared)
-            mask = None if mask is None else _fold_mask(mask, shared, q.shape[2] // shared)
         if need_weights or self.core == "eager" or _is_decoding_step(q):
             out, weights = self._eager(q, k, v, mask, is_causal)
         else:
@@ -144,6 +148,15 @@ def _is_decoding_step(q: Tensor) -> bool:
     )
 
 
+def _rows_per_image(q: Tensor, k: Tensor) -> int:
+    shared, rest = divmod(q.shape[0], k.shape[0])
+    if rest:
+        raise ValueError(
+            f"{q.shape[0]} rows of tokens for {k.shape[0]} images: every image needs the same number of rows"
+        )
+    return shared
+
+
 def _fold_rows(q: Tensor, n: int) -> Tensor:
     rows, heads, length, width = q.shape
     q = q.view(rows // n, n, heads, length, width).transpose(1, 2)  # (B', H, n, T, K)
@@ -154,12 +167,6 @@ def _unfold_rows(x: Tensor, n: int) -> Tensor:
     images, heads, length, width = x.shape
     x = x.view(images, heads, n, length // n, width).transpose(1, 2)  # (B', n, H, T, K)
     return x.reshape(images * n, heads, length // n, width)
-
-
-def _fold_mask(mask: Tensor, n: int, length: int) -> Tensor:
-    rows, heads, _, width = mask.shape  # (B, 1, T or 1, S)
-    mask = mask.expand(rows, heads, length, width)
-    return _fold_rows(mask, n)
 
 
 def set_attention(model: nn.Module, core: Core) -> None:
