@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trocr.generation import GenerateOutput
+from trocr.generation import GenerateOutput, processors
 from trocr.generation.rules import as_ids
 from trocr.hub import MODEL_FILES, PROCESSOR_FILES, locate
 from trocr.image import ImageError
@@ -243,11 +243,19 @@ class Reader:
             encoder_outputs=encoded, return_dict_in_generate=True, num_return_sequences=1, **options
         )
         assert isinstance(out, GenerateOutput)
-        log_probs = token_log_probs(self.model, self.model.memory(encoded), out.sequences)
+        log_probs = out.token_log_probs
+        if self._changes_scores(options):
+            log_probs = token_log_probs(self.model, self.model.memory(encoded), out.sequences)
         rows = zip(
             images, out.sequences[:, 1:].tolist(), log_probs.tolist(), out.finished.tolist(), strict=True
         )
         return [self._line(source, ids, values, ended) for (source, _), ids, values, ended in rows]
+
+    def _changes_scores(self, options: dict[str, Any]) -> bool:
+        """Whether the search sees scores that are not the model's, so that its log-probabilities are not either."""
+        chosen = self.model.generation_config.update(**options).completed()
+        longest = self.model.config.decoder.max_position_embeddings
+        return bool(processors.build(chosen, prefix=1, max_length=longest, device=self.model.device).steps)
 
     def _line(self, source: str, ids: list[int], log_probs: list[float], finished: bool) -> Line:
         if finished:
