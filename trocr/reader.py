@@ -252,7 +252,7 @@ class Reader:
         return [self._line(source, ids, values, ended) for (source, _), ids, values, ended in rows]
 
     def _changes_scores(self, options: dict[str, Any]) -> bool:
-        """Whether the search sees scores that are not the model's, so that its log-probabilities are not either."""
+        """Whether options change the scores, so that the search's log-probabilities are not the model's."""
         chosen = self.model.generation_config.update(**options).completed()
         longest = self.model.config.decoder.max_position_embeddings
         return bool(processors.build(chosen, prefix=1, max_length=longest, device=self.model.device).steps)
