@@ -244,7 +244,7 @@ class Reader:
         )
         assert isinstance(out, GenerateOutput)
         log_probs = out.token_log_probs
-        if self._changes_scores(options):
+        if log_probs is None or self._changes_scores(options):
             log_probs = token_log_probs(self.model, self.model.memory(encoded), out.sequences)
         rows = zip(
             images, out.sequences[:, 1:].tolist(), log_probs.tolist(), out.finished.tolist(), strict=True
