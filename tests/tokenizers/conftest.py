@@ -4,13 +4,8 @@ from pathlib import Path
 
 import pytest
 from corpus import corpus, long_strings
-from hypothesis import settings
 
 from trocr.tokenizers import wordpiece
-
-# A busy machine is no failure.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
