@@ -43,6 +43,7 @@ clean: ## remove the virtual environment and what the tools left
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("trocr needs Python 3.11 or newer; call make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): some minutes, most of them for torch"
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
