@@ -4,7 +4,8 @@ Source: original work.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
@@ -24,6 +25,9 @@ class FrozenConfigError(dataclasses.FrozenInstanceError, ConfigError):
 def _guarded_setattr(self: object, name: str, value: object) -> None:
     if hasattr(self, name) and getattr(self, name) == value:
         return  # scripts written for `transformers` often set what already holds
+    if name.startswith("_"):  # as in files: such names say nothing about the model
+        object.__setattr__(self, name, value)
+        return
     now = repr(getattr(self, name)) if hasattr(self, name) else "not a field"
     raise FrozenConfigError(
         f"{type(self).__name__} is frozen: {name}={value!r} cannot be set (now: {now}). Make another "
@@ -32,11 +36,35 @@ def _guarded_setattr(self: object, name: str, value: object) -> None:
     )
 
 
+def _with_second_names(init: Callable[..., None]) -> Callable[..., None]:
+    """Let a constructor take what a file may hold beside the fields: second names, bookkeeping."""
+
+    @functools.wraps(init)
+    def wrapped(self: Any, **values: Any) -> None:
+        names = {item.name for item in dataclasses.fields(self)}
+        others = {name: value for name, value in values.items() if name not in names}
+        if others:
+            where = type(self).__name__
+            for name, value in read_fields(type(self), others, origin=where).items():
+                if name == "generation_defaults":
+                    value = {**values.get(name, {}), **value}
+                elif values.get(name, value) != value:
+                    raise ConfigError(f"{where}: {name!r} is given twice: {values[name]!r} and {value!r}")
+                values[name] = value
+        init(self, **{name: value for name, value in values.items() if name in names})
+
+    return wrapped
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def frozen(cls: type[_T]) -> type[_T]:
-    """Make a keyword-only dataclass that refuses changes in words, but lets equal values be set again."""
+    """Make a keyword-only dataclass that refuses changes in words, but lets equal values be set again.
+
+    Its constructor takes the second names of fields too, and refuses unknown names as reading a file does.
+    """
     made = dataclass(frozen=True, kw_only=True)(cls)
     made.__setattr__ = _guarded_setattr  # type: ignore[method-assign]
+    made.__init__ = _with_second_names(made.__init__)  # type: ignore[method-assign]
     return made
 
 

@@ -27,6 +27,7 @@ BOOKKEEPING: Final = frozenset(
         "use_bfloat16",
         "tf_legacy_loss",
         "torchscript",
+        "attn_implementation",  # both cores give the same result; `set_attention` of a model chooses
     }
     # ids that nothing in TrOCR reads
     | {"sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id"}

@@ -4,6 +4,7 @@ Source: names and arguments of the TrOCR, ViT, DeiT and VisionEncoderDecoder pag
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -161,6 +162,25 @@ class TrOCRForCausalLM(TextDecoderLM, _Generates):
 
 
 ENCODERS: Mapping[str, type[ViTModel]] = {"vit": ViTModel, "deit": DeiTModel}
+LOADING_OPTIONS = tuple(inspect.signature(PretrainedModel.from_pretrained).parameters)[1:]
+
+
+def _given(part: str, source: str | PathLike[str] | None) -> str | PathLike[str]:
+    if source is None:
+        raise ConfigError(
+            f"the {part} is missing: give {part}_pretrained_model_name_or_path, a directory or a Hub id, or "
+            f"{part}_model"
+        )
+    return source
+
+
+def _load_encoder(source: str | PathLike[str] | None, options: Mapping[str, Any]) -> ViTModel:
+    names = ("revision", "cache_dir", "local_files_only", "token")
+    path = locate(_given("encoder", source), **{name: options[name] for name in names if name in options})
+    kind = read_json(path / "config.json").get("model_type")
+    if kind not in ENCODERS:
+        raise ConfigError(f"{path}: model_type is {kind!r}, expected one of {', '.join(ENCODERS)}")
+    return ENCODERS[str(kind)].from_pretrained(path, **options)
 
 
 class VisionEncoderDecoderModel(ImageToText, _Generates):
@@ -226,21 +246,42 @@ class VisionEncoderDecoderModel(ImageToText, _Generates):
 
     @classmethod
     def from_encoder_decoder_pretrained(
-        cls, encoder: str | PathLike[str], decoder: str | PathLike[str], **options: Any
+        cls,
+        encoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
+        decoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
+        *,
+        encoder_model: ViTModel | None = None,
+        decoder_model: TrOCRForCausalLM | None = None,
+        **options: Any,
     ) -> Self:
-        """Pair an encoder and a decoder from two directories or Hub ids; options as in `from_pretrained`.
+        """Pair an encoder and a decoder from two directories or Hub ids.
 
+        Args:
+            encoder_pretrained_model_name_or_path: of a ViT or DeiT.
+            decoder_pretrained_model_name_or_path: of a TrOCR decoder.
+            encoder_model: instead of its name.
+            decoder_model: instead of its name.
+            options: those of `from_pretrained`, for both; with `encoder_` or `decoder_` before the name, for
+                that part alone. Any other is a value of the pair's configuration.
         Raises:
-            ConfigError: the encoder's directory is not of a ViT or DeiT.
+            ConfigError: neither a part nor its name, the encoder's directory is not of a ViT or DeiT, or an
+                unknown option.
         """
-        path = locate(encoder)
-        kind = read_json(path / "config.json").get("model_type")
-        if kind not in ENCODERS:
-            raise ConfigError(f"{path}: model_type is {kind!r}, expected one of {', '.join(ENCODERS)}")
-        return cls(
-            encoder=ENCODERS[str(kind)].from_pretrained(path, **options),
-            decoder=TrOCRForCausalLM.from_pretrained(decoder, **options),
+        loading = {name: options.pop(name) for name in LOADING_OPTIONS if name in options}
+        parts: dict[str, dict[str, Any]] = {"encoder": dict(loading), "decoder": dict(loading)}
+        for name in [name for name in options if name.startswith(("encoder_", "decoder_"))]:
+            part, _, option = name.partition("_")
+            if option in LOADING_OPTIONS:
+                parts[part][option] = options.pop(name)
+        if encoder_model is None:
+            encoder_model = _load_encoder(encoder_pretrained_model_name_or_path, parts["encoder"])
+        if decoder_model is None:
+            source = _given("decoder", decoder_pretrained_model_name_or_path)
+            decoder_model = TrOCRForCausalLM.from_pretrained(source, **parts["decoder"])
+        config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+            encoder_model.config, decoder_model.config, **options
         )
+        return cls(config, encoder=encoder_model, decoder=decoder_model).eval()
 
     @property
     def tied(self) -> dict[str, str]:

@@ -79,15 +79,46 @@ class PretrainedModel(nn.Module):
         """Count parameters, each shared one once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
+    def get_output_embeddings(self) -> nn.Module | None:
+        """Return the projection to a vocabulary; None for a model without one."""
+        return None
+
     def set_attention(self, core: Core) -> None:
         """Choose the attention core, "sdpa" or "eager", for every attention of this model."""
         set_attention(self, core)
 
-    def gradient_checkpointing_enable(self, enabled: bool = True) -> None:
-        """Recompute blocks in the backward pass of training, for less memory."""
+    def set_attn_implementation(self, attn_implementation: Core) -> None:
+        """Second name of `set_attention`."""
+        self.set_attention(attn_implementation)
+
+    def gradient_checkpointing_enable(
+        self, enabled: bool = True, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Recompute blocks in the backward pass of training, for less memory.
+
+        Args:
+            enabled: False keeps activations again.
+            gradient_checkpointing_kwargs: taken for the sake of `transformers`' scripts. `use_reentrant` is
+                all that it may hold, and changes nothing: the gradients are the same, and the way of doing it
+                is always the one that PyTorch recommends.
+        Raises:
+            ValueError: `gradient_checkpointing_kwargs` holds something else.
+        """
+        others = set(gradient_checkpointing_kwargs or ()) - {"use_reentrant"}
+        if others:
+            raise ValueError(
+                f"gradient_checkpointing_kwargs holds {', '.join(sorted(others))}, expected nothing but "
+                "use_reentrant"
+            )
         for module in self.modules():
             if isinstance(module, ImageEncoder | TextDecoder):
                 module.gradient_checkpointing = enabled
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether blocks are recomputed in the backward pass of training."""
+        parts = [m for m in self.modules() if isinstance(m, ImageEncoder | TextDecoder)]
+        return any(part.gradient_checkpointing for part in parts)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations for the backward pass, for more speed."""
