@@ -4,6 +4,7 @@ Source: arXiv:2109.10282 sec. 2.2; `transformers` 5.23 (`modeling_trocr.py`) for
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -122,7 +123,7 @@ class TextDecoder(nn.Module):
         self.use_cache = use_cache
         self.gradient_checkpointing = False
 
-    def run(
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -133,8 +134,9 @@ class TextDecoder(nn.Module):
         use_cache: bool | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-    ) -> DecoderOutput:
-        """Decode; the arguments are those of `TextDecoderLM.forward`."""
+        return_dict: bool | None = None,
+    ) -> DecoderOutput | tuple[Any, ...]:
+        """Decode ids (B, T) to states (B, T, D); the arguments are those of `TextDecoderLM.forward`."""
         checkpointing = self.gradient_checkpointing and self.training
         use_cache = (self.use_cache if use_cache is None else use_cache) and not checkpointing
         cache = past_key_values
@@ -163,13 +165,14 @@ class TextDecoder(nn.Module):
                 self_probs.append(self_weights)
             if cross_weights is not None:
                 cross_probs.append(cross_weights)
-        return DecoderOutput(
+        output = DecoderOutput(
             last_hidden_state=x,
             past_key_values=cache if use_cache else None,
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(self_probs) if output_attentions else None,
             cross_attentions=tuple(cross_probs) if cross_probs else None,
         )
+        return output.to_tuple() if return_dict is False else output
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, start: int) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
@@ -208,7 +211,7 @@ class TextDecoderLM(TextDecoder):
         super().__init__(**parts)  # type: ignore[arg-type]
         self.output_projection = output_projection
 
-    def forward(
+    def forward(  # type: ignore[override]  # `labels` stands where scripts for `transformers` expect it
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -244,17 +247,18 @@ class TextDecoderLM(TextDecoder):
             ValueError: ids and embeddings both or neither given, more tokens than positions, a cache that
                 does not fit.
         """
-        out = self.run(
-            input_ids,
-            attention_mask,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_attentions,
-            output_hidden_states,
+        out = super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
         )
+        assert isinstance(out, DecoderOutput)
         logits = self.output_projection(out.last_hidden_state[:, -logits_to_keep:])
         output = CausalLMOutput(
             loss=None if labels is None else token_loss(logits, labels),

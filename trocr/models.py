@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Self, cast
 from torch import Tensor, nn
 
 from trocr import build
-from trocr.cache import DecoderCache
 from trocr.config import DeiTConfig, TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
 from trocr.config_base import BaseConfig
 from trocr.config_read import ConfigError, read_json
@@ -22,7 +21,6 @@ from trocr.encoder import ImageEncoder
 from trocr.generation import GenerateOutput, GenerationConfig, generate
 from trocr.hub import locate
 from trocr.model import ImageToText
-from trocr.outputs import DecoderOutput
 from trocr.pretrained_model import PretrainedModel
 from weights_conversion import hf
 from weights_conversion.rename import Table
@@ -79,33 +77,6 @@ class TrOCRDecoder(TextDecoder, PretrainedModel):
         super().__init__(**build.decoder_parts(config, with_cross_attention=config.is_decoder))
         self.config = config
         build.init_weights(self, std=config.init_std)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        past_key_values: DecoderCache | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-        return_dict: bool | None = None,
-    ) -> DecoderOutput | tuple[Any, ...]:
-        """Decode ids (B, T) to states (B, T, D); the arguments are those of `TrOCRForCausalLM.forward`."""
-        output = self.run(
-            input_ids,
-            attention_mask,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_attentions,
-            output_hidden_states,
-        )
-        return output.to_tuple() if return_dict is False else output
 
 
 class _Generates(PretrainedModel):
