@@ -149,12 +149,11 @@ def _is_decoding_step(q: Tensor) -> bool:
 
 
 def _rows_per_image(q: Tensor, k: Tensor) -> int:
-    shared, rest = divmod(q.shape[0], k.shape[0])
-    if rest:
+    if not torch.compiler.is_compiling() and q.shape[0] % k.shape[0]:
         raise ValueError(
             f"{q.shape[0]} rows of tokens for {k.shape[0]} images: every image needs the same number of rows"
         )
-    return shared
+    return q.shape[0] // k.shape[0]
 
 
 def _fold_rows(q: Tensor, n: int) -> Tensor:
