@@ -116,3 +116,28 @@ def test_cut_rows_are_not_finished():
         out = generate(model, pixels(0), num_beams=2, return_dict_in_generate=True)
     assert out.sequences.tolist() == [[2, 5, 6, 7]]
     assert out.finished.tolist() == [False]
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+def test_settled_images_are_dropped_and_change_nothing(early_stopping):
+    model = toy(num_images=40, vocab_size=V, steps=12, seed=6, scale=1.5)
+    model.decoder.table[:30, :, :, EOS] += 4.0  # most images end soon
+    options = {
+        "num_beams": 3,
+        "num_return_sequences": 2,
+        "max_new_tokens": 12,
+        "early_stopping": early_stopping,
+        "return_dict_in_generate": True,
+    }
+    everything = generate(model, pixels(*range(40)), output_scores=True, **options)
+    assert {rows for rows, _ in model.decoder.calls[1:]} == {120}, "recorded scores are those of all rows"
+    model.decoder.calls.clear()
+    out = generate(model, pixels(*range(40)), **options)
+    sizes = [rows for rows, _ in model.decoder.calls[1:]]
+    assert sizes[0] == 120
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] <= 60
+    for name in ("sequences", "beam_indices", "finished"):
+        assert torch.equal(out[name], everything[name]), name
+    for name in ("sequences_scores", "token_log_probs"):
+        torch.testing.assert_close(out[name], everything[name])

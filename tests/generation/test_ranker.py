@@ -76,6 +76,17 @@ def test_hope_is_lost_when_no_running_row_can_be_better():
     assert not bool(held.open), "hope does not come back"
 
 
+def test_results_of_images_can_be_taken_apart_and_joined():
+    sequences = torch.arange(12).view(3, 2, 2)
+    held = Finished.empty(rules(), sequences, sequences)
+    held.scores = torch.arange(6.0).view(3, 2)
+    held.hopeful = torch.tensor([[True], [False], [True]])
+    assert held.hopeless.tolist() == [False, True, False]
+    again = Finished.join([held.of_images(torch.tensor([1])), held.of_images(torch.tensor([0, 2]))])
+    assert again.scores.tolist() == [[2.0, 3.0], [0.0, 1.0], [4.0, 5.0]]
+    assert torch.equal(again.of_images(torch.tensor([1, 0, 2])).sequences, sequences)
+
+
 def test_take_picks_along_the_second_dimension():
     values = torch.arange(12).view(2, 3, 2)
     assert take(values, torch.tensor([[2, 0], [1, 1]])).tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]

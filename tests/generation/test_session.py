@@ -72,6 +72,16 @@ def test_dropped_rows_take_their_images_along():
     assert torch.equal(rows.next_logits(ids), expected.next_logits(ids))
 
 
+def test_dropped_groups_take_their_images_along():
+    model = toy()
+    rows = session(model, images=(0, 1, 2), group=2)
+    rows.next_logits(starts(6))
+    rows.follow(torch.tensor([3, 2, 5, 5]))
+    assert rows.cache.selected[-1] == [3, 2, 5, 5]
+    assert rows.cache.kept_images == [[1, 2]]
+    assert rows.memory[:, 0, 0].tolist() == [1, 2]
+
+
 class MaskDecoder:
     """Remembers the masks it is called with."""
 

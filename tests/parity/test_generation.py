@@ -413,13 +413,14 @@ def test_attentions_and_states(writer_of, num_beams):
     assert len(found.encoder_attentions) == 2
 
 
-@pytest.mark.parametrize("name", ["learned", "sinusoidal, twins"])
-def test_batches_large_enough_to_drop_finished_rows(writer_of, name):
+@pytest.mark.parametrize("name", ["learned", "sinusoidal"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}])
+def test_batches_large_enough_to_drop_finished_rows(writer_of, name, options):
     writer = writer_of(name)
     more = images(writer.pair.family, 56, seed=9)
     many = Writer(writer.pair, torch.cat((writer.pixel_values, more)))
     for recorded in ({"return_dict_in_generate": True}, RECORDED):
-        expected, found = with_both(many, {"max_new_tokens": 24}, **recorded)
+        expected, found = with_both(many, {"max_new_tokens": 24, **options}, **recorded)
         assert found.sequences.tolist() == expected.sequences.tolist()
         assert found.finished.tolist() == [EOS in row[1:] for row in expected.sequences.tolist()]
 

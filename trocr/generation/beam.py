@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trocr.generation.ranker import WORST, Finished, Rules, take
-from trocr.generation.search import Choice, Hypotheses
+from trocr.generation.search import LARGE, Choice, Hypotheses
 from trocr.generation.stopping import Stop
 
 
@@ -30,6 +30,8 @@ class BeamChooser:
         sample: draw continuations by their probability instead of taking the best.
         generator: random numbers for drawing; None is torch's own.
         with_log_probs: follow the log-probabilities of the chosen tokens.
+        may_drop: stop computing images that are settled once they are half of at least `LARGE` rows. Not for
+            sampling, where random numbers would then fall to other images.
     """
 
     def __init__(
@@ -44,28 +46,31 @@ class BeamChooser:
         sample: bool = False,
         generator: torch.Generator | None = None,
         with_log_probs: bool = False,
+        may_drop: bool = False,
     ) -> None:
         self.ids = ids
         self.stop = stop
+        self.rules = rules
         self.num_beams = num_beams
         self.num_results = num_results
         self.sample = sample
         self.generator = generator
         self.with_log_probs = with_log_probs
+        self.may_drop = may_drop
         self._prefix = ids.shape[1]
         self._num_candidates = max(2, 1 + len(stop.end_tokens)) * num_beams
         images = ids.shape[0] // num_beams
-        places = (images, num_beams, stop.max_length)
-        sequences = ids.new_full(places, fill)
+        sequences = ids.new_full((images, num_beams, stop.max_length), fill)
         sequences[:, :, : self._prefix] = ids.view(images, num_beams, -1)
         rows = ids.new_full((images, num_beams, stop.max_length - self._prefix), -1)
+        self._images = torch.arange(images, device=ids.device)  # those that are still searched
+        self._settled: list[tuple[Tensor, Finished]] = []  # images that are not, with their results
         self._finished = Finished.empty(rules, sequences, rows)
         self._rows = rows[:, :, :0]
-        self._first_row = torch.arange(images, device=ids.device)[:, None] * num_beams  # of every image
         # all rows of an image begin alike: only the first may win in the first step
         self._sums = torch.full((images, num_beams), WORST, device=ids.device)
         self._sums[:, 0] = 0.0
-        self._history = [self._sums] if with_log_probs else []
+        self._history = [self._sums]
 
     def prepare(self, logits: Tensor) -> Tensor:
         """Turn logits into log-probabilities, which can be added up."""
@@ -76,8 +81,8 @@ class BeamChooser:
         images, beams = self._sums.shape
         sums, parents, tokens = self._candidates(scores.view(images, beams, -1))
         sequences = torch.cat((take(self.ids.view(images, beams, -1), parents), tokens[:, :, None]), dim=2)
-        parents = parents + self._first_row
-        rows = torch.cat((self._rows.view(images * beams, -1)[parents], parents[:, :, None]), dim=2)
+        origin = parents + self._images[:, None] * beams  # counted over all images, searched or not
+        rows = torch.cat((take(self._rows, parents), origin[:, :, None]), dim=2)
         done = self.stop(sequences.flatten(0, 1), earlier).view(images, -1)
 
         running = sums + done.float() * WORST
@@ -92,11 +97,26 @@ class BeamChooser:
         self._finished.offer(sequences, rows, sums, ended, num_tokens)
         self._finished.lose_hope(self._sums, num_tokens)
         if self.with_log_probs:
-            self._history.append(self._sums)
-        kept = self._rows[:, :, -1].flatten()
-        moved = (kept != torch.arange(len(kept), device=kept.device)).any()
-        more, moved = torch.stack((self._finished.open & ~done.all(), moved)).tolist()
-        return Choice(self.ids[:, -1], kept if moved else None, done=not more)
+            whole = torch.zeros_like(self._history[0])
+            self._history.append(whole.index_copy_(0, self._images, self._sums))
+        first = torch.arange(images, device=best.device)[:, None] * beams
+        return self._next(take(parents, best) + first, done)
+
+    def _next(self, kept: Tensor, done: Tensor) -> Choice:
+        """Decide how the search goes on, given the row (B, n) that every row now continues."""
+        moved = kept.flatten() != torch.arange(kept.numel(), device=kept.device)
+        facts = (self._finished.open & ~done.all(), moved.any(), self._finished.hopeless.sum())
+        more, has_moved, num_settled = torch.stack([fact.long() for fact in facts]).tolist()
+        tokens, images = self.ids[:, -1], len(kept)
+        if self.may_drop and more and self.ids.shape[0] >= LARGE and 2 * num_settled >= images > num_settled:
+            searched = (~self._finished.hopeless).nonzero()[:, 0]
+            settled = self._finished.hopeless.nonzero()[:, 0]
+            self._settled.append((self._images[settled], self._finished.of_images(settled)))
+            self._finished = self._finished.of_images(searched)
+            self.ids = self.ids.view(images, self.num_beams, -1)[searched].flatten(0, 1)
+            self._images, self._rows = self._images[searched], self._rows[searched]
+            self._sums, kept, has_moved = self._sums[searched], kept[searched], True
+        return Choice(tokens, kept.flatten() if has_moved else None, done=not more)
 
     def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pick continuations of (B, n, V) scores: summed log-probabilities, rows and tokens, each (B, K)."""
@@ -111,7 +131,9 @@ class BeamChooser:
 
     def results(self) -> Hypotheses:
         """Give every image's best results, best first."""
-        held = self._finished
+        parts = [*self._settled, (self._images, self._finished)]
+        order = torch.cat([images for images, _ in parts]).argsort()
+        held = Finished.join([finished for _, finished in parts]).of_images(order)
         rows = held.rows[:, : self.num_results].flatten(0, 1)
         scores = held.scores[:, : self.num_results].flatten()
         taken = held.taken[:, : self.num_results].flatten()
@@ -134,7 +156,7 @@ class BeamChooser:
         """Differences of the summed log-probabilities along every result, (N, T')."""
         sums = torch.stack([step.flatten() for step in self._history[: rows.shape[1]]])  # (T', B*n)
         before = sums.gather(1, rows.clamp(min=0).t()).t()  # (N, T')
-        total = (scores * lengths**self._finished.rules.length_penalty)[:, None]
+        total = (scores * lengths**self.rules.length_penalty)[:, None]
         after = torch.cat((before[:, 1:], total), dim=1)
         steps = torch.arange(rows.shape[1], device=rows.device)
         after = torch.where(steps == lengths[:, None] - 1, total, after)

@@ -218,9 +218,10 @@ def build_chooser(
         ids: (R, T) the rows' start.
         stop: says when a row is finished.
         random: random numbers for sampling.
-        may_drop: whether finished rows of greedy search need not be computed.
+        may_drop: whether rows that are finished need not be computed, when nothing is drawn.
     """
     keeps, sample = options.return_dict_in_generate is True, options.do_sample is True
+    may_drop = may_drop and not sample
     pad, ends = options.pad_token_id, as_ids(options.eos_token_id)
     if options.num_beams is None or options.num_beams == 1:
         return TokenChooser(
@@ -230,7 +231,7 @@ def build_chooser(
             sample=sample,
             generator=random,
             with_log_probs=keeps,
-            may_drop=may_drop and not sample,
+            may_drop=may_drop,
         )
     rules = Rules(
         length_penalty=1.0 if options.length_penalty is None else options.length_penalty,
@@ -248,4 +249,5 @@ def build_chooser(
         sample=sample,
         generator=random,
         with_log_probs=keeps,
+        may_drop=may_drop,
     )

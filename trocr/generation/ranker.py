@@ -5,6 +5,7 @@ that of arXiv:1609.08144 in its simple form, summed log-probability / length ** 
 operations, and with it the order of results whose scores are equal, is that of `transformers`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,6 +105,22 @@ class Finished:
         possible = self.rules.best_possible(log_probs[:, :1], num_tokens)
         worst = torch.where(self.taken, self.scores.amin(dim=1, keepdim=True), WORST)
         self.hopeful = self.hopeful & (possible > worst).any(dim=1, keepdim=True)
+
+    @property
+    def hopeless(self) -> Tensor:
+        """(B,) whether an image's results will not change any more."""
+        return (self.full | ~self.hopeful).squeeze(1)
+
+    def of_images(self, images: Tensor) -> "Finished":
+        """Give the results of some images, or of all in another order."""
+        held = (self.sequences, self.rows, self.scores, self.taken, self.hopeful)
+        return Finished(self.rules, *(values[images] for values in held))
+
+    @classmethod
+    def join(cls, parts: Sequence["Finished"]) -> "Finished":
+        """Put the results of several groups of images one after the other."""
+        held = [(part.sequences, part.rows, part.scores, part.taken, part.hopeful) for part in parts]
+        return cls(parts[0].rules, *(torch.cat(values) for values in zip(*held, strict=True)))
 
     @property
     def open(self) -> Tensor:

@@ -116,14 +116,15 @@ class Session:
         """Make row i of the next call the continuation of what was row `rows[i]`, of the same image.
 
         Args:
-            rows: (R',) as many as before; or fewer, where every image has one row: the others are forgotten.
+            rows: (R',) as many as before, or fewer: images of which no row is named are forgotten.
         """
         if self.cache is not None:
             self.cache.select(rows)
-        if self.group == 1 and self.memory is not None and len(rows) < self.memory.shape[0]:
-            self.memory = self.memory.index_select(0, rows)
+        if self.memory is not None and len(rows) < self.memory.shape[0] * self.group:
+            images = rows[:: self.group] // self.group
+            self.memory = self.memory.index_select(0, images)
             if self.cache is not None:
-                self.cache.keep_images(rows)
+                self.cache.keep_images(images)
 
     def _run(self, ids: Tensor) -> Tensor:
         out = self.decoder(
