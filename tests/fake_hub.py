@@ -26,15 +26,20 @@ class FakeHub:
 
     repos: dict[str, Repo] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    url: str = ""
+    port: int = 0
     _server: ThreadingHTTPServer | None = None
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def start(self) -> "FakeHub":
+        """Listen, on the same port as the last time; nothing happens where it does already."""
         hub = self
+        if self._server is not None:
+            return self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
             def do_GET(self) -> None:
                 hub.answer(self, body=True)
 
@@ -44,9 +49,9 @@ class FakeHub:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 

@@ -14,16 +14,25 @@ NAME = "someone/some-model"
 PROCESSOR = {"preprocessor_config.json": b"{}", "vocab.json": b"{}", "merges.txt": b""}
 
 
+@pytest.fixture(scope="module")
+def server():
+    """One for all tests: huggingface_hub may remember its address."""
+    constants = huggingface_hub.constants
+    running = FakeHub().start()
+    with pytest.MonkeyPatch.context() as patch:
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr(constants, "ENDPOINT", running.url)
+        yield running
+    running.stop()
+
+
 @pytest.fixture
-def hub(monkeypatch, tmp_path):
-    server = FakeHub().start()
-    template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
-    template = template.replace(huggingface_hub.constants.ENDPOINT, server.url)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+def hub(server, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield server
-    server.stop()
+    server.repos.clear()
+    server.requests.clear()
+    return server.start()
 
 
 @pytest.fixture
