@@ -97,6 +97,29 @@ def test_bad_arguments(arguments, message):
     assert model.encoded == 0, "what can be checked is checked before the images are encoded"
 
 
+def test_a_configuration_of_another_library():
+    with pytest.raises(GenerationError, match=r"generation_config is dict, expected trocr\.GenerationConfig"):
+        generate(toy(), pixels(0), {"num_beams": 2})
+
+
+@pytest.mark.filterwarnings("ignore:.*were cut:UserWarning")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.5}, "no effect without do_sample"),
+        ({"max_length": 9}, "has no effect: the model's generation_config sets max_new_tokens=4"),
+        ({}, "were cut at 5 tokens"),
+    ],
+)
+def test_warnings_point_at_the_caller(arguments, message):
+    model = spell([5, 6] * 9)
+    model.generation_config = model.generation_config.update(max_new_tokens=4)
+    model.generate = lambda *args, **options: generate(model, *args, **options)
+    with pytest.warns(UserWarning, match=message) as caught:
+        model.generate(pixels(0), **arguments)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
 def test_ids_outside_the_vocabulary_come_in_one_message():
     options = GenerationConfig(
         bad_words_ids=[[3, 99]], sequence_bias=[[[98], 1.0]], suppress_tokens=[97], forced_eos_token_id=96

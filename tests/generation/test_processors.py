@@ -136,6 +136,11 @@ def test_constraint_without_tokens():
         )
 
 
+def test_constraint_outside_the_vocabulary():
+    with pytest.raises(GenerationError, match="named tokens from 3 to 12, the vocabulary has ids 0 to 11"):
+        AllowOnly(lambda image, ids: [3, V], 1)(torch.tensor([[2]]), torch.zeros(1, V))
+
+
 def test_invalid_values_are_replaced():
     found = ReplaceInvalid()(tensor(2)[:, None], torch.tensor([[math.nan, math.inf, -math.inf, 1.0]]))
     assert found.tolist() == [[0.0, torch.finfo(torch.float32).max, torch.finfo(torch.float32).min, 1.0]]

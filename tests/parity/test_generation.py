@@ -116,7 +116,7 @@ def three_texts(image: int, ids: Tensor) -> list[int]:
 
 
 def dislike(ids: Tensor, scores: Tensor) -> Tensor:
-    return scores - 2.0 * (torch.arange(scores.shape[1]) % 9 == 5)
+    return scores - 2.0 * (torch.arange(scores.shape[1], device=scores.device) % 9 == 5)
 
 
 def sevens(ids: Tensor, scores: Any, **rest: Any) -> Tensor:
@@ -540,4 +540,18 @@ def test_a_longer_default_is_the_one_difference(writer_of):
     expected = writer.pair.hf.generate(writer.pixel_values, use_cache=True, min_length=41, max_length=41)
     with pytest.warns(UserWarning, match=r"8 of 8 rows were cut at 41 tokens \(the model's 40 positions\)"):
         found = writer.pair.ours.generate(writer.pixel_values, min_length=41)
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+@pytest.mark.parametrize("name", [name for name in GRID if "sampling" not in name])
+def test_a_gpu_gives_the_same_tokens(writer_of, name):
+    writer = writer_of("learned")
+    options = {"max_new_tokens": NEW_TOKENS, **GRID[name]}
+    if "max_length" in options:
+        del options["max_new_tokens"]
+    expected = writer.pair.ours.generate(writer.pixel_values, **options)
+    found = writer.pair.fresh(device="cuda").generate(writer.pixel_values.cuda(), **options)
     assert found.tolist() == expected.tolist()

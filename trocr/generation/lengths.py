@@ -47,8 +47,7 @@ def resolve_length(
         GenerationError: the prefix fills the row, or the caller asks for more tokens than there are
             positions.
     Differs: `transformers` 5.23 stops after 20 new tokens where nobody sets a length, and runs into the end
-    of
-        the position table.
+        of the position table.
     """
     if options.max_new_tokens is not None:
         name, most = "max_new_tokens", prefix + options.max_new_tokens
@@ -56,7 +55,7 @@ def resolve_length(
             warnings.warn(
                 f"max_length={options.max_length} has no effect: the model's generation_config sets "
                 f"max_new_tokens={options.max_new_tokens}, which goes before it; pass max_new_tokens",
-                stacklevel=4,
+                stacklevel=6,
             )
     elif options.max_length is not None:
         name, most = "max_length", options.max_length
@@ -102,5 +101,5 @@ def warn_cut(length: Length, num_cut: int, num_rows: int) -> None:
         warnings.warn(
             f"{num_cut} of {num_rows} rows were cut at {length.most} tokens ({length.reason}) before they "
             "ended; max_new_tokens=... sets the limit, GenerateOutput.finished says which rows ended",
-            stacklevel=4,
+            stacklevel=5,
         )

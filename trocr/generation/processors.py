@@ -135,7 +135,7 @@ class AllowOnly:
         allowed: called with the number of the image (of the row, where `group` is 1) and the row's ids (T,).
         group: rows of one image that are searched together: the number of beams.
     Raises:
-        GenerationError: the function names no token.
+        GenerationError: the function names no token, or one outside the vocabulary.
     """
 
     allowed: AllowedTokens
@@ -151,7 +151,13 @@ class AllowOnly:
                     f"prefix_allowed_tokens_fn named no token for image {row // self.group} after "
                     f"{row_ids.tolist()}; it must name at least one, the end token for instance"
                 )
-            mask[row, tokens] = 0.0
+            try:
+                mask[row, tokens] = 0.0
+            except IndexError as error:
+                raise GenerationError(
+                    f"prefix_allowed_tokens_fn named tokens from {min(tokens)} to {max(tokens)}, the "
+                    f"vocabulary has ids 0 to {scores.shape[1] - 1}"
+                ) from error
         constrained = scores + mask
         hopeless = constrained.amax(dim=1).isneginf().view(-1, self.group).all(dim=1)
         return torch.where(hopeless.repeat_interleave(self.group)[:, None], mask, constrained)

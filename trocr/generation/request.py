@@ -92,6 +92,11 @@ def sort_arguments(
     Warns:
         UserWarning: options of the caller that have no effect beside the others.
     """
+    if given is not None and not isinstance(given, GenerationConfig):
+        raise GenerationError(
+            f"generation_config is {type(given).__name__}, expected trocr.GenerationConfig; "
+            "GenerationConfig.from_dict(values) makes one"
+        )
     kind, first_name = (
         (ImageInputs, "pixel_values") if hasattr(model, "encode") else (TextInputs, "input_ids")
     )
@@ -138,7 +143,7 @@ def resolve_options(
         options = options.update(pad_token_id=as_ids(options.eos_token_id)[0])
     chosen = frozenset([*whole, *(name for name, value in named.items() if value is not None)])
     for message in idle(vars(options), chosen):
-        warnings.warn(message, stacklevel=6)
+        warnings.warn(message, stacklevel=7)
     return options, chosen
 
 

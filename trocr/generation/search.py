@@ -21,7 +21,8 @@ class Choice:
     """What a chooser decided in one step.
 
     Attributes:
-        tokens: (R,) the newest token of every row that there was at the beginning.
+        tokens: (R,) the newest token of every row that there was at the beginning; of beams, of the rows that
+            run on.
         rows: (R',) the row that each row of the next step continues, or None where each continues itself.
         done: whether nothing is left to choose.
     """
