@@ -27,8 +27,8 @@ format: $(VENV)/.installed-test ## rewrite the code in the format that `make che
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-parity: $(VENV)/.installed-test ## compare with transformers at full size, one model of each size (minutes, 8 GB)
-	$(BIN)/python -m pytest tests/parity -m parity_full -s
+parity: $(VENV)/.installed-test ## compare with transformers at full size (minutes, 10 GB)
+	$(BIN)/python scripts/parity.py --output docs/parity.md
 
 benchmark: $(VENV)/.installed-test ## time generation against transformers
 	$(BIN)/python scripts/benchmark.py
