@@ -30,9 +30,7 @@ took = time.perf_counter() - start
 heavy = {"torch", "timm", "transformers", "tokenizers", "numpy", "PIL", "huggingface_hub"} & set(sys.modules)
 print(took, *sorted(heavy))
 """
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-        for _ in range(5)
-    ]
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.check_output(command, text=True).split() for _ in range(5)]
     assert all(len(run) == 1 for run in runs), f"import trocr brings in {runs[0][1:]}"
     assert min(float(run[0]) for run in runs) < IMPORT_S
