@@ -18,7 +18,7 @@ from trocr.config_base import BaseConfig
 from trocr.config_read import ConfigError, read_json
 from trocr.decoder import TextDecoder, TextDecoderLM
 from trocr.encoder import ImageEncoder
-from trocr.generation import GenerateOutput, GenerationConfig, generate
+from trocr.generation import GenerateOutput, GenerationConfig, generate, transition_scores
 from trocr.hub import locate
 from trocr.model import ImageToText
 from trocr.pretrained_model import PretrainedModel
@@ -84,6 +84,8 @@ class _Generates(PretrainedModel):
 
     generation_config: GenerationConfig
 
+    compute_transition_scores = staticmethod(transition_scores)
+
     def _loaded_from(self, path: Path) -> None:
         file = path / "generation_config.json"
         values = read_json(file) if file.is_file() else None
@@ -127,8 +129,8 @@ class TrOCRForCausalLM(TextDecoderLM, _Generates):
         """Return the decoder, which is this model."""
         return self
 
-    def generate(self, input_ids: Tensor, **options: Any) -> Tensor | GenerateOutput:
-        """Continue ids (B, T); options as in `trocr.generation.generate`."""
+    def generate(self, input_ids: Tensor | None = None, **options: Any) -> Tensor | GenerateOutput:
+        """Continue ids (B, T), or the start token alone; options as in `trocr.generation.generate`."""
         return generate(self, input_ids=input_ids, **options)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from trocr.cache import DecoderCache
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelOutput:
     """Base: `out.logits`, `out["logits"]`, `out[0]` and iteration over the names of fields that are not
     None."""
@@ -72,7 +72,7 @@ def _unflatten(values: Any, context: Any) -> Any:
     return cls(**dict(zip(names, values, strict=True)))
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BaseModelOutput(ModelOutput):
     """What an image encoder gives.
 
@@ -89,7 +89,7 @@ class BaseModelOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoderOutput(ModelOutput):
     """What a decoder without head gives.
 
@@ -108,7 +108,7 @@ class DecoderOutput(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CausalLMOutput(ModelOutput):
     """What a decoder with head gives; `logits` is (B, T, V), the rest as in `DecoderOutput`."""
 
@@ -120,7 +120,7 @@ class CausalLMOutput(ModelOutput):
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Seq2SeqLMOutput(ModelOutput):
     """What the whole model gives; shapes as in `BaseModelOutput` and `CausalLMOutput`."""
 

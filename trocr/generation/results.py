@@ -14,7 +14,7 @@ from trocr.cache import DecoderCache
 from trocr.outputs import ModelOutput
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class GenerateOutput(ModelOutput):
     """Generated rows; N is images times `num_return_sequences`, R the rows that were searched.
 
@@ -32,8 +32,7 @@ class GenerateOutput(ModelOutput):
         finished: (N,) whether the row ended by an end token of its own; False means it was cut.
         token_log_probs: (N, T') log-probability of every new token after processing, 0 after the end.
     Differs: one class for all ways of searching; `sequences_scores` do not wait for `output_scores`;
-    `finished`
-        and `token_log_probs` are ours.
+    `finished` and `token_log_probs` are ours.
     """
 
     sequences: Tensor
