@@ -144,6 +144,12 @@ def test_bad_images_can_be_left_out(reader, labels, tmp_path):
     assert all(str(error).startswith(source) for source, error in errors)
 
 
+def test_a_list_in_the_list(reader, labels):
+    first, second = list(labels)[:2]
+    with pytest.raises(ImageError, match=r"images\[1\]: 2 images in one; expected a flat list"):
+        list(reader.read([first, [first, second]]))
+
+
 def test_images_are_taken_as_they_are_needed(reader):
     """Memory is flat: the images of three batches at most are alive, however many there are."""
     alive = most = 0

@@ -99,7 +99,7 @@ class Reader:
     """Reads line images with one model.
 
     Args:
-        model: a shipped name, a directory, a Hub id, or a loaded model.
+        model: a shipped name, a directory, a Hub id, or a loaded model, which is put in evaluation mode.
         processor: where it is not in the model's directory: a processor, or where to find one.
         device: "cpu", "cuda", "cuda:1" ...; None takes a loaded model where it is, else CUDA where there is
             any.
@@ -129,6 +129,7 @@ class Reader:
         token: str | bool | None = None,
     ) -> None:
         place = _resolve_device(device)
+        hub: dict[str, Any] = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
         if isinstance(model, VisionEncoderDecoderModel):
             if processor is None:
                 raise ReaderError("a loaded model needs its processor too: Reader(model, processor=...)")
@@ -139,16 +140,11 @@ class Reader:
                 self.model = self.model.to(resolve_dtype(dtype, model.config))
         else:
             want = MODEL_FILES if processor is not None else (*MODEL_FILES, *PROCESSOR_FILES)
-            options: dict[str, Any] = {
-                "cache_dir": cache_dir,
-                "local_files_only": local_files_only,
-                "token": token,
-            }
-            folder = locate(model, want=want, revision=revision, **options)
+            folder = locate(model, want=want, revision=revision, **hub)
             self.model = VisionEncoderDecoderModel.from_pretrained(folder, device=place, dtype=dtype)
             processor = folder if processor is None else processor
         if not isinstance(processor, TrOCRProcessor):
-            processor = TrOCRProcessor.from_pretrained(processor)
+            processor = TrOCRProcessor.from_pretrained(processor, **hub)
         self.processor = processor
         check_tokenizer(self.processor.tokenizer, self.model)
 
@@ -179,7 +175,8 @@ class Reader:
             A `Line` for each image.
         Raises:
             ImageError: an image cannot be read, and there is no `on_error`.
-            GenerationError: options out of range.
+            GenerationError: the model cannot write that many tokens.
+            ValueError: a number below 1.
         """
         for name, value in (("batch_size", batch_size), ("num_beams", num_beams)):
             if value is not None and value < 1:
@@ -212,9 +209,10 @@ class Reader:
         is_path = isinstance(image, str | PathLike)
         source = os.fspath(image) if is_path else f"images[{index}]"
         try:
-            return _Image(
-                source, self.processor.image_processor(image, return_tensors="pt")["pixel_values"][0]
-            )
+            pixels = self.processor.image_processor(image, return_tensors="pt")["pixel_values"]
+            if len(pixels) != 1:
+                raise ImageError(f"{len(pixels)} images in one; expected a flat list of images")
+            return _Image(source, pixels[0])
         except ImageError as error:
             return _Image(source, error if is_path else ImageError(f"{source}: {error}"))
 
