@@ -133,9 +133,8 @@ def _download(
         info = HfApi(token=token).model_info(name, revision=revision, timeout=_LIST_TIMEOUT_S)
         names = _choose(name, [file.rfilename for file in info.siblings or []], want)
         folder = Path()
-        for (
-            file
-        ) in names:  # the first one by revision, which records it in the cache; the rest from the same commit
+        for file in names:
+            # The first one by revision, which records it in the cache; the rest from the same commit.
             commit = folder.name or revision
             path = hf_hub_download(name, file, revision=commit, cache_dir=cache, token=token)
             folder = Path(path).parent

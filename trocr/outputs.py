@@ -16,8 +16,7 @@ from trocr.cache import DecoderCache
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutput:
-    """Base: `out.logits`, `out["logits"]`, `out[0]` and iteration over the names of fields that are not
-    None."""
+    """Base: `out.logits`, `out["logits"]`, `out[0]`, and iteration over names; None counts as absent."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -200,9 +200,7 @@ def _recipe(settings: Mapping[str, Any] | None, family: str | None) -> dict[str,
             f"the file holds no training arguments, which tell the activation function. {_HOW}"
         )
     pretrained = str(settings.get("decoder_pretrained") or "")
-    if pretrained.startswith(
-        "roberta2"
-    ):  # as unilm's own test: RoBERTa's settings then replace the arguments
+    if pretrained.startswith("roberta2"):  # unilm's own test: RoBERTa's settings then replace the arguments
         return dict(FAMILIES["learned"])
     lacking = [key for key in ("activation_fn", "no_scale_embedding") if settings.get(key) is None]
     if lacking:

@@ -141,9 +141,8 @@ def _open_safetensors(path: Path) -> WeightFile:
     if unread:
         raise WeightFileError(f"{path}: dtype {', '.join(unread)} is not read; known: {', '.join(_DTYPES)}")
     try:
-        file = safe_open(
-            path, framework="pt", device="cpu"
-        )  # checks what _read_header does not: gaps, overlaps
+        # Checks what `_read_header` does not: gaps, overlaps.
+        file = safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         raise WeightFileError(
             f"{path}: damaged safetensors file ({error}); download or save it again"
@@ -216,9 +215,8 @@ def _load_pickle(path: Path) -> Any:
     if path.stat().st_size == 0:
         raise WeightFileError(f"{path}: 0 bytes cannot be a weight file; download or save it again")
     with path.open("rb") as file:
-        zipped = (
-            file.read(4) == b"PK\x03\x04"
-        )  # files of torch before 1.6 are not, and cannot be memory-mapped
+        # Files of torch before 1.6 are not, and cannot be memory-mapped.
+        zipped = file.read(4) == b"PK\x03\x04"
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", mmap=zipped, weights_only=True)

@@ -244,8 +244,8 @@ def build_chooser(
         rules,
         num_beams=options.num_beams,
         num_results=options.num_return_sequences or 1,
-        fill=pad
-        or (ends[0] if ends else 0),  # a padding id of 0 gives way to the end token, as in transformers
+        # a padding id of 0 gives way to the end token, as in transformers
+        fill=pad or (ends[0] if ends else 0),
         sample=sample,
         generator=random,
         with_log_probs=keeps,

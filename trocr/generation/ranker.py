@@ -61,8 +61,7 @@ class Finished:
 
     @classmethod
     def empty(cls, rules: Rules, sequences: Tensor, rows: Tensor) -> "Finished":
-        """Make places for as many results as there are `sequences` (B, n, L); they hold the start and
-        padding."""
+        """Make a place for each of `sequences` (B, n, L), which hold the start and padding."""
         images, places, _ = sequences.shape
         return cls(
             rules=rules,

@@ -32,8 +32,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "output_hidden_states": False,
     "return_dict_in_generate": False,
 }
-"""Values of options that neither the caller nor the model sets. The length has its own rule
-(`lengths.py`)."""
+"""Values of options that neither the caller nor the model sets; the length has its own (`lengths.py`)."""
 
 BOOKKEEPING: Final = frozenset({"transformers_version", "_from_model_config", "_commit_hash"})
 """Keys of a file that say where it comes from."""

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 Criterion = Callable[[Tensor, Any], Any]
-"""`(ids, scores) -> bool or (R,) bool`; scores are those of the steps so far, or None unless they are
-recorded."""
+"""`(ids, scores) -> bool or (R,) bool`; scores of the steps so far where they are recorded, else None."""
 
 
 class Stop:

@@ -120,10 +120,8 @@ class RobertaTokenizer(Tokenizer):
                     )
             return {"vocab": directory / VOCAB_FILE, "merges": directory / MERGES_FILE}
         source = tokenizer_json.document_path(directory)
-        model, before = (
-            tokenizer_json.section(document, "model"),
-            tokenizer_json.section(document, "pre_tokenizer"),
-        )
+        model = tokenizer_json.section(document, "model")
+        before = tokenizer_json.section(document, "pre_tokenizer")
         checks: dict[str, dict[str, tuple[Any, ...]]] = {
             "model": {
                 "type": ("BPE", None),

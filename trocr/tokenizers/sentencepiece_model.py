@@ -219,9 +219,8 @@ def _parse_model(reader: _Reader) -> SentencePieceModel:
             normalizer = _parse_normalizer(reader, start, end)
     if not pieces:
         raise reader.fail(size, "the end without a single piece", "a model with a vocabulary")
-    if (
-        trainer is None or normalizer is None
-    ):  # always written, after the pieces: their absence means a cut file
+    # Both are always written, after the pieces: their absence means a cut file.
+    if trainer is None or normalizer is None:
         absent = names[2] if trainer is None else names[3]
         raise reader.fail(size, f"the end after {len(pieces)} pieces", absent)
     return SentencePieceModel(

@@ -293,11 +293,8 @@ class Vocabulary:
             )
         size = self._added.next_id
         if token_id < 0:
-            hint = (
-                "; -100 marks labels that the loss ignores, replace it by pad_token_id"
-                if token_id == -100
-                else ""
-            )
+            ignored = "; -100 marks labels that the loss ignores, replace it by pad_token_id"
+            hint = ignored if token_id == -100 else ""
             raise TokenizerError(f"token id {token_id} is negative; expected 0 to {size - 1}{hint}")
         if token_id >= size + self.PADDING_IDS:
             raise TokenizerError(
