@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-MAX_FILE_LINES = 380
-MAX_FUNCTION_LINES = 65
+MAX_FILE_LINES = 360
+MAX_FUNCTION_LINES = 60
 
 # Module (or package) of ours -> what of ours it may import. A package's modules may import one another.
 LAYERS: dict[str, set[str]] = {
@@ -40,16 +40,11 @@ LAYERS: dict[str, set[str]] = {
     "trocr.build": {"trocr.config", "trocr.nn", "trocr.encoder", "trocr.decoder"},
     "trocr.checkpoint": {"trocr.nn", "weights_conversion"},
     "trocr.generation": {
+        "trocr.cache",
         "trocr.config",
-        "trocr.config_base",
-        "trocr.config_keys",
         "trocr.config_read",
         "trocr.hub",
-        "trocr.cache",
         "trocr.outputs",
-        "trocr.model",
-        "trocr.decoder",
-        "trocr.nn",
     },
     "trocr.pretrained_model": {
         "trocr.checkpoint",
@@ -63,7 +58,6 @@ LAYERS: dict[str, set[str]] = {
     },
     "trocr.models": {
         "trocr.build",
-        "trocr.cache",
         "trocr.config",
         "trocr.config_base",
         "trocr.config_read",
@@ -72,7 +66,6 @@ LAYERS: dict[str, set[str]] = {
         "trocr.generation",
         "trocr.hub",
         "trocr.model",
-        "trocr.outputs",
         "trocr.pretrained_model",
         "weights_conversion",
     },
@@ -81,7 +74,6 @@ LAYERS: dict[str, set[str]] = {
         "trocr.generation",
         "trocr.hub",
         "trocr.image",
-        "trocr.image_input",
         "trocr.models",
         "trocr.pretrained_model",
         "trocr.processor",
@@ -166,9 +158,14 @@ def test_imports_go_down(name: str) -> None:
         )
 
 
-def test_table_has_no_dead_rows() -> None:
-    rows = {layer_of(name) for name in MODULES}
-    assert set(LAYERS) <= rows, f"rows without a module: {set(LAYERS) - rows}"
+def test_table_is_no_wider_than_the_code() -> None:
+    used: dict[str | None, set[str | None]] = {}
+    for name, path in MODULES.items():
+        targets = {layer_of(target) for _, target in imports(path, top_level=False)}
+        used.setdefault(layer_of(name), set()).update(targets)
+    assert set(LAYERS) <= set(used), f"rows without a module: {set(LAYERS) - set(used)}"
+    wider = {row: unused for row, allowed in LAYERS.items() if (unused := allowed - used[row])}
+    assert not wider, f"allowed and never imported: {wider}"
 
 
 @pytest.mark.parametrize("name", MODULES)
