@@ -5,7 +5,7 @@ import re
 import pytest
 
 from trocr.tokenizers import unicode_tables, wordpiece
-from trocr.tokenizers.added import WHITE_SPACE
+from trocr.tokenizers.added import SPACES
 from trocr.tokenizers.unicode_tables import character_class
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -52,8 +52,8 @@ def test_the_classes_of_the_byte_level_pattern() -> None:
 
 
 def test_white_space_is_the_same_everywhere() -> None:
-    assert members(unicode_tables.WHITE_SPACE) == set(WHITE_SPACE)
-    assert len(WHITE_SPACE) == 25
+    assert members(unicode_tables.WHITE_SPACE) == set(SPACES)
+    assert len(SPACES) == 25
 
 
 def test_what_bert_removes_and_strips() -> None:
@@ -69,7 +69,7 @@ def test_what_bert_splits_at() -> None:
     cut = tokenizers.pre_tokenizers.BertPreTokenizer().pre_tokenize_str
     pieces = {letter: len(cut(f"a{letter}b")) for letter in LETTERS}
     assert members(unicode_tables.BERT_PUNCTUATION) == {letter for letter in LETTERS if pieces[letter] == 3}
-    assert {letter for letter in LETTERS if pieces[letter] == 2} == set(WHITE_SPACE)
+    assert {letter for letter in LETTERS if pieces[letter] == 2} == set(SPACES)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from trocr.tokenizers import unicode_tables
 from trocr.tokenizers.errors import TokenizerError
 
-# The 25 code points of Unicode's White_Space (Python's own \s also has U+001C to U+001F).
-WHITE_SPACE = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
-    map(chr, range(0x2000, 0x200B))
-)
+SPACES = unicode_tables.characters(unicode_tables.WHITE_SPACE)
 # Categories of a word character, besides all of L and M; joiners and circled letters.
 _WORD_CATEGORIES = frozenset(("Nd", "Nl", "Pc"))
 _WORD_SYMBOLS = (
@@ -74,7 +72,7 @@ class AddedToken:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Slice:
     """A slice of a text: an added token (`token_id` set), or ordinary text that has been normalised."""
 
     text: str
@@ -141,21 +139,21 @@ class AddedVocabulary:
         """The string that stands for the token in normalised text and in decoding."""
         return self.normalize(token.content) if token.normalized else token.content
 
-    def split(self, text: str, *, split_special_tokens: bool = False) -> list[Piece]:
+    def split(self, text: str, *, split_special_tokens: bool = False) -> list[Slice]:
         """Cut a text at its added tokens; what lies between is normalised.
 
         Args:
-            text: any string; an empty one has no pieces.
+            text: any string; an empty one has no slices.
             split_special_tokens: treat special tokens as ordinary text.
         """
-        pieces: list[Piece] = []
-        for piece in self._find(text, normalized=False, skip_special=split_special_tokens):
-            if piece.token_id is not None:
-                pieces.append(piece)
+        slices: list[Slice] = []
+        for part in self._find(text, normalized=False, skip_special=split_special_tokens):
+            if part.token_id is not None:
+                slices.append(part)
             else:
-                plain = self.normalize(piece.text)
-                pieces.extend(self._find(plain, normalized=True, skip_special=split_special_tokens))
-        return [piece for piece in pieces if piece.text]
+                plain = self.normalize(part.text)
+                slices.extend(self._find(plain, normalized=True, skip_special=split_special_tokens))
+        return [part for part in slices if part.text]
 
     def _pattern(self, normalized: bool) -> tuple[re.Pattern[str], dict[str, int]] | None:
         if normalized not in self._patterns:
@@ -170,10 +168,10 @@ class AddedVocabulary:
             self._patterns[normalized] = (pattern, ids) if pattern else None
         return self._patterns[normalized]
 
-    def _find(self, text: str, *, normalized: bool, skip_special: bool) -> Iterator[Piece]:
+    def _find(self, text: str, *, normalized: bool, skip_special: bool) -> Iterator[Slice]:
         searched = self._pattern(normalized)
         if searched is None:
-            yield Piece(text)
+            yield Slice(text)
             return
         pattern, ids = searched
         done = 0
@@ -185,16 +183,16 @@ class AddedVocabulary:
                 continue
             if token.single_word and (_is_word(text[start - 1 : start]) or _is_word(text[stop : stop + 1])):
                 continue
-            while token.lstrip and start > done and text[start - 1] in WHITE_SPACE:
+            while token.lstrip and start > done and text[start - 1] in SPACES:
                 start -= 1
-            while token.rstrip and stop < len(text) and text[stop] in WHITE_SPACE:
+            while token.rstrip and stop < len(text) and text[stop] in SPACES:
                 stop += 1
             if done < start:
-                yield Piece(text[done:start])
-            yield Piece(text[start:stop], token_id)
+                yield Slice(text[done:start])
+            yield Slice(text[start:stop], token_id)
             done = stop
         if done < len(text):
-            yield Piece(text[done:])
+            yield Slice(text[done:])
 
 
 def _is_word(letter: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from trocr.tokenizers import serialization as files
 from trocr.tokenizers import tokenizer_json, wordpiece
-from trocr.tokenizers.added import WHITE_SPACE
+from trocr.tokenizers.added import SPACES
 from trocr.tokenizers.base import AddedToken, Template, Tokenizer, TokenizerError, Tokens
 from trocr.tokenizers.wordpiece import WordPiece, join_pieces
 
@@ -189,7 +189,7 @@ def load_vocab(vocab: Vocab) -> dict[str, int]:
         tokens = list(vocab)
     else:
         source = str(vocab)
-        tokens = [line.rstrip(WHITE_SPACE) for line in files.read_text(Path(vocab)).split("\n")]
+        tokens = [line.rstrip(SPACES) for line in files.read_text(Path(vocab)).split("\n")]
         if not tokens[-1]:
             tokens.pop()
     if not any(tokens):

@@ -13,9 +13,9 @@ from itertools import pairwise
 from trocr.tokenizers import unicode_tables
 from trocr.tokenizers.errors import TokenizerError
 
-# Words that are kept with their tokens; longer words than that many bytes are not.
+# So many words are kept with their tokens; longer ones than that many characters are not.
 _CACHED_WORDS = 50_000
-_CACHED_BYTES = 64
+_CACHED_LENGTH = 64
 
 
 def _byte_letters() -> list[str]:
@@ -77,7 +77,7 @@ class ByteBPE:
             found = self._words.get(word)
             if found is None:
                 found = [(self._tokens[token_id], token_id) for token_id in self._merge(word.encode("utf-8"))]
-                if len(word) <= _CACHED_BYTES and len(self._words) < _CACHED_WORDS:
+                if len(word) <= _CACHED_LENGTH and len(self._words) < _CACHED_WORDS:
                     self._words[word] = found
             tokens += found
         return tokens

@@ -292,11 +292,11 @@ class Encoder(Vocabulary, ABC):
                 "which is no Unicode character; clean it first: text.encode('utf-8', 'replace').decode()"
             )
         tokens: Tokens = []
-        for piece in self._added.split(text, split_special_tokens=split_special_tokens):
-            if piece.token_id is None:
-                tokens += self._encode_text(piece.text)
+        for part in self._added.split(text, split_special_tokens=split_special_tokens):
+            if part.token_id is None:
+                tokens += self._encode_text(part.text)
             else:
-                tokens.append((piece.text, piece.token_id))
+                tokens.append((part.text, part.token_id))
         return tokens
 
     def _encode_row(

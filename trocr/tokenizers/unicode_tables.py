@@ -166,6 +166,14 @@ LATE_CANONICAL = """
 """
 
 
+def characters(table: str) -> str:
+    """The characters of a table of this module, in its order."""
+    spans = [span.partition("-") for span in table.split()]
+    return "".join(
+        chr(code) for first, _, last in spans for code in range(int(first, 16), int(last or first, 16) + 1)
+    )
+
+
 def character_class(*tables: str) -> str:
     r"""The inside of a regular expression's `[...]` for tables of this module, as `\U` escapes."""
     spans = []
