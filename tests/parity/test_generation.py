@@ -134,6 +134,7 @@ COMMON: dict[str, dict[str, Any]] = {
     "all positions": {"max_length": 41, "min_length": 41},
     "min_length": {"min_length": 10},
     "min_new_tokens": {"min_new_tokens": 9, "max_new_tokens": 12},
+    "min_new_tokens before min_length": {"min_length": 10, "min_new_tokens": 2, "max_new_tokens": 12},
     "min is max": {"min_length": 12, "max_length": 12},
     "repetition_penalty": {"repetition_penalty": 1.7},
     "repetition_penalty below 1": {"repetition_penalty": 0.6},

@@ -90,7 +90,8 @@ class GenerationConfig:
     Length, in tokens:
         max_length: of the whole row, start token and prefix included. See `lengths.py` for the default.
         max_new_tokens: beyond the prefix; goes before `max_length` where both are set.
-        min_length, min_new_tokens: no end token before that.
+        min_length, min_new_tokens: no end token before that; the second goes before the first where both are
+            set.
         max_time: seconds after which no further token is begun.
     Search:
         do_sample: draw tokens instead of taking the most probable.

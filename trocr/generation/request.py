@@ -141,6 +141,8 @@ def resolve_options(
     options = GenerationConfig(**values)
     if options.pad_token_id is None and options.eos_token_id is not None:
         options = options.update(pad_token_id=as_ids(options.eos_token_id)[0])
+    if options.min_new_tokens is not None:  # goes before min_length whoever set them, as in transformers
+        options = options.update(min_length=0)
     chosen = frozenset([*whole, *(name for name, value in named.items() if value is not None)])
     for message in idle(vars(options), chosen):
         warnings.warn(message, stacklevel=7)
