@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.utils._pytree as pytree
 
-from trocr.outputs import CausalLMOutput
+from trocr.outputs import BaseModelOutput, CausalLMOutput
 
 
 def test_reads_as_object_mapping_and_tuple_of_what_is_there() -> None:
@@ -34,3 +34,21 @@ def test_copies_and_trees() -> None:
     assert isinstance(again, CausalLMOutput)
     assert again.loss is None
     assert torch.equal(again.logits, out.logits + 1)
+
+
+class Other:
+    """The output of another library."""
+
+    last_hidden_state, attentions = torch.ones(1, 2, 3), (torch.zeros(1),)
+
+
+def test_what_callers_give_as_encoder_outputs() -> None:
+    own = BaseModelOutput(last_hidden_state=torch.zeros(1, 2, 3))
+    assert BaseModelOutput.of(own) is own
+    assert BaseModelOutput.of((own[0],))[0] is own[0]
+    assert BaseModelOutput.of((own[0], (own[0],))).hidden_states == (own[0],)
+    assert BaseModelOutput.of(Other()).keys() == ["last_hidden_state", "attentions"]
+    for wrong in (own[0], (), 3):
+        message = rf"encoder_outputs is {type(wrong).__name__}, expected what model\.encode"
+        with pytest.raises(ValueError, match=message):
+            BaseModelOutput.of(wrong)

@@ -92,7 +92,8 @@ class ImageToText(nn.Module):
             return_dict: False gives a plain tuple: loss if any, decoder fields, encoder fields.
             interpolate_pos_encoding: accept other image sizes.
         Raises:
-            ValueError: no image, no decoder input, or a size or length that does not fit.
+            ValueError: no image, no decoder input, `encoder_outputs` of another kind, or a size or length
+                that does not fit.
             IndexError: a token id outside the vocabulary.
         """
         encoded = self._encoded(
@@ -158,9 +159,4 @@ class ImageToText(nn.Module):
                 output_attentions=attentions,
                 output_hidden_states=states,
             )
-        if isinstance(given, BaseModelOutput):
-            return given
-        fields = ("last_hidden_state", "hidden_states", "attentions")
-        if isinstance(given, tuple):
-            return BaseModelOutput(**dict(zip(fields, given, strict=False)))  # type: ignore[arg-type]
-        return BaseModelOutput(**{name: getattr(given, name, None) for name in fields})
+        return BaseModelOutput.of(given)

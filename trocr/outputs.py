@@ -87,6 +87,31 @@ class BaseModelOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
+    @classmethod
+    def of(cls, given: Any) -> "BaseModelOutput":
+        """Take what a caller gives as `encoder_outputs`.
+
+        Args:
+            given: any object with `last_hidden_state`, or a tuple (states, hidden states, attentions) that
+                may end early.
+        Raises:
+            ValueError: it is something else.
+        """
+        if isinstance(given, BaseModelOutput):
+            return given
+        names = ("last_hidden_state", "hidden_states", "attentions")
+        parts: dict[str, Any]
+        if hasattr(given, "last_hidden_state"):
+            parts = {name: getattr(given, name, None) for name in names}
+        elif isinstance(given, tuple) and given:
+            parts = dict(zip(names, given, strict=False))
+        else:
+            raise ValueError(
+                f"encoder_outputs is {type(given).__name__}, expected what model.encode or model.encoder "
+                "gives, or a tuple whose first element is the states (images, tokens, width)"
+            )
+        return cls(**parts)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderOutput(ModelOutput):

@@ -212,17 +212,7 @@ def _start_tokens(options: GenerationConfig, rows: int, device: torch.device) ->
 
 
 def _encoded(given: Any) -> BaseModelOutput:
-    if isinstance(given, BaseModelOutput):
-        return given
-    names = ("last_hidden_state", "hidden_states", "attentions")
-    if hasattr(given, "last_hidden_state"):
-        values = [getattr(given, name, None) for name in names]
-    elif isinstance(given, tuple) and given:
-        values = list(given)
-    else:
-        raise GenerationError(
-            f"encoder_outputs is {type(given).__name__}, expected what model.encode or model.encoder "
-            "gives, or a tuple whose first element is the states (images, tokens, width)"
-        )
-    parts: dict[str, Any] = dict(zip(names, values, strict=False))
-    return BaseModelOutput(**parts)
+    try:
+        return BaseModelOutput.of(given)
+    except ValueError as error:
+        raise GenerationError(str(error)) from error
