@@ -60,9 +60,9 @@ class DecoderBlock(nn.Module):
 
         Args:
             x: (B, T, D).
-            memory: (B', S, D_enc) encoder states, or None.
+            memory: (B', S, D_mem) encoder states, one row for B / B' rows of `x`; or None.
             mask: added to the scores of self-attention, (B, 1, T, T'); None means causal.
-            memory_mask: added to the scores of cross-attention, (B, 1, 1, S).
+            memory_mask: added to the scores of cross-attention, (B', 1, 1, S).
             cache: of this block.
             need_weights: give the probabilities back.
         Returns:
@@ -231,7 +231,7 @@ class TextDecoderLM(TextDecoder):
         Args:
             input_ids: (B, T) token ids; with a filled cache, only those that it does not hold.
             attention_mask: (B, T'), 1 for tokens to attend to, 0 for padding; T' counts cached tokens too.
-            encoder_hidden_states: (B', S, D_enc); B may be a multiple n of B', then n neighbouring rows read
+            encoder_hidden_states: (B', S, D_mem); B may be a multiple n of B', then n neighbouring rows read
                 the same image. Not read, and not needed, once the cache holds their keys and values.
             encoder_attention_mask: (B', S), 1 for encoder states to attend to.
             past_key_values: a cache to continue, extended in place.
@@ -283,7 +283,7 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(f"labels have shape {tuple(labels.shape)}, logits are for {tuple(logits.shape[:2])}")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     try:
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten().long(), ignore_index=-100)
     except (IndexError, RuntimeError) as error:
         low, high = int(labels.min()), int(labels.max())
         if high < logits.shape[-1] and low >= 0:

@@ -168,3 +168,20 @@ def test_wrong_combinations_are_refused(pair: Pair) -> None:
         pair.ours(pixels, tokens[:, :2], labels=torch.tensor([[3, 200], [4, 5]]))
     with pytest.raises(ValueError, match=r"labels have shape \(2, 3\), logits are for \(2, 7\)"):
         pair.ours(pixels, tokens, labels=tokens[:, :3])
+
+
+def test_ids_labels_and_masks_of_any_integer_type(pair: Pair) -> None:
+    pixels, tokens, target = images(pair.family, 2), ids(2, LENGTH), labels(2, LENGTH)
+    mask = torch.ones_like(tokens)
+    mask[1, 4:] = 0
+    with torch.no_grad():
+        expected = pair.ours(pixels, tokens, decoder_attention_mask=mask, labels=target)
+        for dtype in (torch.int32, torch.int16, torch.int8):
+            found = pair.ours(
+                pixels.double(), tokens.int(), decoder_attention_mask=mask.bool(), labels=target.to(dtype)
+            )
+            assert torch.equal(found.loss, expected.loss)
+            assert torch.equal(found.logits, expected.logits)
+        layout = pixels.transpose(2, 3).contiguous().transpose(2, 3), tokens.t().contiguous().t()
+        found = pair.ours(*layout, decoder_attention_mask=mask.float(), labels=target)
+        assert difference(expected.logits, found.logits) <= STAGE_TOLERANCE
