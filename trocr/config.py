@@ -257,7 +257,11 @@ class VisionEncoderDecoderConfig(BaseConfig):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, origin: str = "configuration") -> Self:
-        """Build from the content of a ``config.json``; see `BaseConfig.from_dict`."""
+        """Build from the content of a ``config.json``; arguments as in `BaseConfig.from_dict`.
+
+        Raises:
+            ConfigError: a part is missing or of an unknown type, or see `BaseConfig.from_dict`.
+        """
         found = read_fields(cls, values, origin=origin)
         for name in PART_CONFIGS:
             if not isinstance(found.get(name), Mapping):
@@ -302,7 +306,11 @@ PART_CONFIGS: Mapping[str, Mapping[str, type[BaseConfig]]] = {
 
 
 def read_part(name: str, values: Mapping[str, Any], *, origin: str) -> BaseConfig:
-    """Build the encoder or decoder configuration that its ``model_type`` names."""
+    """Build the encoder or decoder configuration that its ``model_type`` names.
+
+    Raises:
+        ConfigError: no such type for this part, or see `BaseConfig.from_dict`.
+    """
     known = PART_CONFIGS[name]
     kind = values.get("model_type")
     if kind not in known:

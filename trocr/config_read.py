@@ -196,6 +196,10 @@ class Checker:
             self.rule(good, f"{name}={value!r} lies outside the vocabulary of {vocab_size} tokens")
 
     def done(self) -> None:
-        """Raise `ConfigError` when a problem was noted."""
+        """Finish.
+
+        Raises:
+            ConfigError: everything that was noted, in one message.
+        """
         if self.problems:
             raise ConfigError(f"{self.where}: " + "; ".join(self.problems))

@@ -1,7 +1,8 @@
 """The whole model: images in, scores over the vocabulary out.
 
 Letters in shape comments, everywhere in this package: B batch, S encoder tokens, T decoder tokens, D width,
-H heads, K head width, V vocabulary.
+H heads, K head width, V vocabulary; D_enc is the encoder's width, D_mem the one that cross-attention reads; a
+prime marks another count of the same kind.
 
 Source: arXiv:2109.10282; `transformers` 5.23 (`modeling_vision_encoder_decoder.py`) for argument names.
 """

@@ -37,6 +37,8 @@ class ViTModel(ImageEncoder, PretrainedModel):
     Args:
         config: the configuration.
         add_pooling_layer: add the pooler, which reading never uses.
+    Raises:
+        ConfigError: another kind of configuration.
     """
 
     config_class: ClassVar[type[ViTConfig]] = ViTConfig
@@ -67,7 +69,11 @@ class DeiTModel(ViTModel):
 
 
 class TrOCRDecoder(TextDecoder, PretrainedModel):
-    """A text decoder without output projection; with cross-attention where `config.is_decoder` says so."""
+    """A text decoder without output projection; with cross-attention where `config.is_decoder` says so.
+
+    Raises:
+        ConfigError: another kind of configuration.
+    """
 
     config_class = TrOCRConfig
     tables: ClassVar[tuple[Table, ...]] = hf.STACK_TABLES
@@ -96,7 +102,11 @@ class _Generates(PretrainedModel):
 
 
 class TrOCRForCausalLM(TextDecoderLM, _Generates):
-    """A text decoder with cross-attention and output projection, with starting values for training."""
+    """A text decoder with cross-attention and output projection, with starting values for training.
+
+    Raises:
+        ConfigError: another kind of configuration.
+    """
 
     config_class = TrOCRConfig
     tables = hf.DECODER_TABLES

@@ -84,7 +84,13 @@ def decoder_config(
 
     Args:
         shapes: fairseq's names without `decoder.` (`embed_tokens.weight`, `layers.0.fc1.weight`) -> shape.
+        decoder_attention_heads: not visible in the tensors, like the next three.
+        activation_function: between the two feed-forward layers.
+        scale_embedding: whether token embeddings are multiplied by the root of the width.
+        tie_word_embeddings: whether the output projection is the token embedding.
         max_position_embeddings: used for sinusoidal positions; a learned table says it itself.
+    Returns:
+        The `decoder` part of a config.json.
     Raises:
         DerivationError: a tensor that decides is missing, or the heads do not divide the width.
     """

@@ -1,1 +1,4 @@
-"""The commands of `trocr`, one module each; a module is imported when its command is called."""
+"""The commands of `trocr`, one module each; a module is imported when its command is called.
+
+Source: original work.
+"""

@@ -2,6 +2,8 @@
 
 They are loaded from the classic files or from `tokenizer.json`, and saved as both. Nothing here imports
 torch or numpy before a caller asks for tensors.
+
+Source: names of the classes and of their arguments: transformers 4 and 5; each module names its own.
 """
 
 import importlib

@@ -108,6 +108,12 @@ def choose_lengths(
 ) -> Lengths:
     """Turn the arguments of a tokenizer call into `Lengths`.
 
+    Args:
+        padding, truncation, max_length: as in a call; see `Encoder.__call__`.
+        multiple_of: `pad_to_multiple_of` of the call.
+        padding_side, truncation_side: "right" or "left".
+        model_max_length: stands for a `max_length` that is needed and not given; above `NO_LIMIT` there is
+            none.
     Raises:
         TokenizerError: a value is not known, or two of them contradict each other.
     Source: transformers 5.23 `_get_padding_truncation_strategies`.

@@ -1,4 +1,7 @@
-"""The one error of the tokenizers."""
+"""The one error of the tokenizers.
+
+Source: original work.
+"""
 
 
 class TokenizerError(ValueError):
