@@ -139,6 +139,11 @@ def same_architecture(config: BaseConfig) -> list[OfficialModel]:
     return [model for model in OFFICIAL_MODELS.values() if essence(model.config) == essence(config)]
 
 
+def model_class(source: Source, config: BaseConfig) -> type[PretrainedModel]:
+    """The class that a checkpoint's dialect and configuration ask for."""
+    return TrOCRDecoder if source.dialect.part == "stack" else MODELS[config.model_type]
+
+
 def load_model(source: Source, config: BaseConfig, *, dtype: torch.dtype) -> PretrainedModel:
     """Load a checkpoint of any dialect into the model its configuration describes, in evaluation mode.
 
@@ -146,7 +151,7 @@ def load_model(source: Source, config: BaseConfig, *, dtype: torch.dtype) -> Pre
         KeyMapError: tensors that do not fit, all in one message.
         CheckpointError: NaN, infinite values, or tied tensors that differ.
     """
-    kind = TrOCRDecoder if source.dialect.part == "stack" else MODELS[config.model_type]
+    kind = model_class(source, config)
     if source.directory is not None and source.dialect.table in kind.tables:
         return kind.from_pretrained(source.directory, config=config, dtype=dtype)
     with open_weights(source.path) as weights:

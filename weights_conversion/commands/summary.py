@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from trocr.config_base import BaseConfig
-from trocr.models import TrOCRDecoder
 from trocr.pretrained_model import PretrainedModel
-from weights_conversion.commands.source import MODELS, Hints, Source, find_config, same_architecture
+from weights_conversion.commands.source import Hints, Source, find_config, model_class, same_architecture
 from weights_conversion.configs import DerivationError
 from weights_conversion.files import WeightFile, open_weights
 from weights_conversion.rename import KeyMapError
@@ -87,7 +86,8 @@ def summarize(source: Source, hints: Hints) -> tuple[list[str], bool]:
         else:
             lines += [f"configuration  {origin}", *_config_lines(config)]
             lines.append(f"architecture   {_architecture(config)}")
-            model = _build(source, weights, config)
+            tables = (source.dialect.table,)
+            model = model_class(source, config).skeleton(weights, config, tables=tables)
             problem = _misfit(source, weights, model)
             fits = problem is None
             entries = [entry for entry in entries if entry.name not in model.tied]
@@ -149,11 +149,6 @@ def _architecture(config: BaseConfig) -> str:
     if not models:
         return "not one of the official models'"
     return f"that of {', '.join(model.name for model in models)}: {models[0].num_parameters:,} parameters"
-
-
-def _build(source: Source, weights: WeightFile, config: BaseConfig) -> PretrainedModel:
-    kind = TrOCRDecoder if source.dialect.part == "stack" else MODELS[config.model_type]
-    return kind.skeleton(weights, config, tables=(source.dialect.table,))
 
 
 def _misfit(source: Source, weights: WeightFile, model: PretrainedModel) -> str | None:
