@@ -30,13 +30,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; a checkpoint directory has one") from error
+        raise ConfigError(f"{path}: no such file; take it from the checkpoint's source") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(
-            f"{path}: not valid JSON ({error}); expected an object with the model's fields"
-        ) from error
+        raise ConfigError(f"{path}: not valid JSON ({error}); fetch or save it again") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: found a JSON {type(values).__name__}, expected an object")
+        raise ConfigError(
+            f"{path}: found a JSON {type(values).__name__}, expected an object; fetch or save it again"
+        )
     return values
 
 

@@ -5,14 +5,13 @@ once.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar, dataclass_transform
 
-from trocr.config_read import write_json
+from trocr.config_read import ConfigError, read_json, write_json
 from trocr.generation.rules import (
     BOOKKEEPING,
     DEFAULTS,
@@ -299,11 +298,6 @@ def read_options(path: Path) -> dict[str, Any]:
         GenerationError: no such file, not UTF-8 JSON, or not an object.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise GenerationError(f"{path}: no such file; a checkpoint directory may have one") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise GenerationError(f"{path}: not valid JSON ({error}); expected an object with options") from error
-    if not isinstance(values, dict):
-        raise GenerationError(f"{path}: found a JSON {type(values).__name__}, expected an object")
-    return values
+        return read_json(path)
+    except ConfigError as error:
+        raise GenerationError(str(error)) from error
