@@ -36,7 +36,7 @@ _HOMES = {
         "XLMRobertaTokenizerFast",
     ),
     "trocr.processor": ("TrOCRProcessor",),
-    "trocr.reader": ("Line", "Reader", "Token"),
+    "trocr.reader": ("Line", "Reader", "ReaderError", "Token"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     )
     from trocr.official import OFFICIAL_MODELS
     from trocr.processor import TrOCRProcessor
-    from trocr.reader import Line, Reader, Token
+    from trocr.reader import Line, Reader, ReaderError, Token
     from trocr.tokenizers import (
         BertTokenizer,
         BertTokenizerFast,
