@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -34,3 +35,12 @@ print(took, *sorted(heavy))
     runs = [subprocess.check_output(command, text=True).split() for _ in range(5)]
     assert all(len(run) == 1 for run in runs), f"import trocr brings in {runs[0][1:]}"
     assert min(float(run[0]) for run in runs) < IMPORT_S
+
+
+def test_every_data_file_is_packaged(repo) -> None:
+    settings = tomllib.loads((repo / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for package in ("trocr", "weights_conversion"):
+        packaged = {path for pattern in settings[package] for path in (repo / package).glob(pattern)}
+        present = {path for path in (repo / package).rglob("*") if path.is_file()}
+        assert {path for path in present if path.suffix not in (".py", ".pyc")} <= packaged
+        assert repo / package / "py.typed" in packaged
