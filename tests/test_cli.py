@@ -15,7 +15,9 @@ from click.testing import CliRunner
 from trocr import __version__
 from trocr.cli import COMMANDS, main
 from trocr.commands.paths import PathError, expand, natural_key
+from trocr.commands.read import read
 from trocr.hub import locate
+from trocr.reader import DEFAULT_BATCH_SIZE, DEFAULT_MODEL
 
 RUN = [sys.executable, "-c", "from trocr.cli import main; main(prog_name='trocr')"]
 HEAVY = ("torch", "timm", "transformers", "tokenizers", "huggingface_hub", "torch._dynamo", "sympy", "tqdm")
@@ -58,6 +60,12 @@ def test_unknown_command():
     done = trocr("raed", "x.png")
     assert done.exit_code == 2
     assert "No such command 'raed'" in done.stderr
+
+
+def test_defaults_are_those_of_the_reader():
+    defaults = {option.name: option.default for option in read.params}
+    assert defaults["model"] == DEFAULT_MODEL
+    assert defaults["batch_size"] == DEFAULT_BATCH_SIZE
 
 
 @pytest.mark.parametrize(
