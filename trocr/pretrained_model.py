@@ -162,6 +162,7 @@ class PretrainedModel(nn.Module):
         Raises:
             HubError: the files are neither here nor reachable.
             ConfigError: a configuration with unknown or contradictory values.
+            GenerationError: a generation_config.json with such values, of a model that generates.
             WeightFileError: a weight file that is damaged, incomplete, or contains code.
             KeyMapError: unknown, missing or misshapen tensors, all in one message.
             CheckpointError: NaN or infinite values, or tied tensors that differ.
