@@ -95,7 +95,18 @@ def test_frozen_but_equal_values_may_be_set() -> None:
         (tiny(model_type="vit"), r"'model_type' is 'vit', expected 'vision-encoder-decoder'"),
         (tiny(tie_encoder_decoder=True), r"'tie_encoder_decoder' is True, only False is supported"),
         (tiny(torch_dtype="float32", dtype="float16"), r"'dtype' is given twice"),
-        (tiny(dtype="int8"), r"dtype='int8' must be one of float32"),
+        (
+            tiny(dtype="int8"),
+            r"^config\.json: VisionEncoderDecoderConfig: dtype='int8' must be one of float32",
+        ),
+        (
+            tiny(encoder={"model_type": ["vit"]}),
+            r"encoder\.model_type is \['vit'\], expected one of deit, vit",
+        ),
+        (
+            tiny(decoder={"model_type": "trocr", "decoder_layers": -1}),
+            r"^config\.json, part 'decoder': TrOCRConfig: decoder_layers=-1 must not be negative",
+        ),
         (tiny(pad_token_id=99), r"pad_token_id=99 lies outside the vocabulary of 99"),
         (
             tiny(decoder={"model_type": "trocr", "d_model": 32, "cross_attention_hidden_size": 48}),
@@ -142,12 +153,28 @@ def test_all_problems_come_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not valid JSON"), ("[]", "found a JSON list, expected an object"), ("\xff", "not valid JSON")],
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[]", "found a JSON list, expected an object"),
+        ("\xff", "not valid JSON"),
+    ],
 )
 def test_broken_files(tmp_path, content: str, message: str) -> None:
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError, match=rf"config\.json: {message}"):
         VisionEncoderDecoderConfig.from_pretrained(tmp_path)
+
+
+def test_a_key_that_is_null_sets_nothing() -> None:
+    values = tiny(forced_decoder_ids=None, a_key_of_tomorrow=None)
+    assert VisionEncoderDecoderConfig.from_dict(values) == VisionEncoderDecoderConfig.from_dict(tiny())
+
+
+def test_a_folder_in_place_of_the_file(tmp_path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ConfigError, match=r"config\.json: cannot be read \(Is a directory\)"):
+        ViTConfig.from_pretrained(tmp_path)
 
 
 def test_missing_file(tmp_path) -> None:

@@ -268,7 +268,7 @@ class VisionEncoderDecoderConfig(BaseConfig):
                 part = found.get(name)
                 raise ConfigError(f"{origin}: {name!r} is {part!r}, expected an object with a 'model_type'")
             found[name] = read_part(name, found[name], origin=origin)
-        return cls(**found)
+        return cls._checked(found, origin=origin)
 
     @classmethod
     def from_encoder_decoder_configs(
@@ -313,8 +313,8 @@ def read_part(name: str, values: Mapping[str, Any], *, origin: str) -> BaseConfi
     """
     known = PART_CONFIGS[name]
     kind = values.get("model_type")
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise ConfigError(
             f"{origin}: {name}.model_type is {kind!r}, expected one of {', '.join(sorted(known))}"
         )
-    return known[str(kind)].from_dict(values, origin=f"{origin}, part {name!r}")
+    return known[kind].from_dict(values, origin=f"{origin}, part {name!r}")

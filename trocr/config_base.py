@@ -93,7 +93,14 @@ class BaseConfig:
         Raises:
             ConfigError: unknown keys (with the nearest known one), unsupported or contradictory values.
         """
-        return cls(**read_fields(cls, values, origin=origin))
+        return cls._checked(read_fields(cls, values, origin=origin), origin=origin)
+
+    @classmethod
+    def _checked(cls, found: Mapping[str, Any], *, origin: str) -> Self:
+        try:
+            return cls(**found)
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {error}") from error
 
     @classmethod
     def from_pretrained(cls, source: str | PathLike[str], **options: Any) -> Self:

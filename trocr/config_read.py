@@ -25,13 +25,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object.
 
     Raises:
-        ConfigError: no such file, not UTF-8 JSON, or not an object.
+        ConfigError: no such file, one that cannot be read, not UTF-8 JSON, or not an object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file; take it from the checkpoint's source") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}), expected a JSON file") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error}); fetch or save it again") from error
     if not isinstance(values, dict):
         raise ConfigError(
@@ -88,7 +90,7 @@ def read_fields(cls: type[Any], values: Mapping[str, Any], *, origin: str) -> di
             supported, reason = FIXED_VALUES[key]
             if value is not None and value != supported:
                 problems.append(f"{key!r} is {value!r}, only {supported!r} is supported: {reason}")
-        elif not _harmless(key, value):
+        elif value is not None and not _harmless(key, value):  # null sets nothing
             problems.append(_unknown(key, value, fields | set(aliases)))
     if problems:
         raise ConfigError(f"{origin}: " + "; ".join(problems))

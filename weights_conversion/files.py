@@ -170,7 +170,7 @@ def _read_header(path: Path) -> dict[str, dict[str, Any]]:
         header = {name: entry for name, entry in json.loads(raw).items() if name != "__metadata__"}
         needed = max([int(entry["data_offsets"][1]) for entry in header.values()], default=0)
         for entry in header.values():
-            _ = str(entry["dtype"]), [int(length) for length in entry["shape"]]
+            _ = entry["dtype"].upper(), [int(length) for length in entry["shape"]]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise WeightFileError(
             f"{path}: corrupt safetensors header: expected JSON of dtype, shape and data_offsets per tensor "

@@ -142,6 +142,7 @@ def test_nothing_there(tmp_path) -> None:
         (lambda raw: raw[:-9], r"truncated: the header describes \d+ bytes of tensors, the file has \d+"),
         (lambda raw: raw + b"tail", "damaged safetensors file"),
         (lambda raw: raw.replace(b'"BF16"', b'"BF17"'), "dtype BF17 is not read"),
+        (lambda raw: raw.replace(b'"BF16"', b'["B"] '), "expected JSON of dtype, shape and data_offsets"),
     ],
 )
 def test_damaged_safetensors(tmp_path, damage, expected) -> None:
