@@ -27,7 +27,7 @@ format: $(VENV)/.installed-test ## rewrite the code in the format that `make che
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-parity: $(VENV)/.installed-test ## compare with transformers at full size (minutes, 10 GB)
+parity: $(VENV)/.installed-test ## compare with transformers at full size (minutes, 6 GB)
 	$(BIN)/python scripts/parity.py --output docs/parity.md
 
 benchmark: $(VENV)/.installed-test ## time generation against transformers
