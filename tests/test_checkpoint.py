@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import signal
 import struct
 from pathlib import Path
 
@@ -186,6 +187,13 @@ def test_broken_numbers(saved: Path, value: float) -> None:
         VisionEncoderDecoderModel.from_pretrained(saved)
 
 
+def test_whole_numbers_are_no_weights(saved: Path) -> None:
+    name = "decoder.model.decoder.layers.0.fc1.weight"
+    edit(saved, lambda tensors: tensors.update({name: tensors[name].to(torch.int8)}))
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: {name} holds int8, expected a floating"):
+        VisionEncoderDecoderModel.from_pretrained(saved)
+
+
 def test_large_finite_numbers_are_fine() -> None:
     assert is_finite(torch.full((4,), 3e38))
     assert is_finite(torch.full((4,), 60000.0, dtype=torch.float16))
@@ -248,9 +256,32 @@ def test_a_failed_save_leaves_the_old_checkpoint(saved: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint_module, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"cannot be written .*No space left.* what was there is unchanged"):
         model.save_pretrained(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_a_full_disk(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    model = VisionEncoderDecoderModel.from_pretrained(saved)
+    torch.nn.init.ones_(model.encoder.norm.weight)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"model: the checkpoint cannot be written .*File too large"):
+            model.save_pretrained(saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_saving_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(OSError, match=r"taken/model: the checkpoint cannot be written \(.*Not a directory"):
+        VisionEncoderDecoderModel(tiny_config()).save_pretrained(tmp_path / "taken" / "model")
 
 
 def test_saving_over_a_file(tmp_path: Path) -> None:

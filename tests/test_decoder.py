@@ -67,6 +67,12 @@ def test_hidden_tokens_change_nothing(decoder: TrOCRForCausalLM) -> None:
     [
         ({}, ValueError, "either token ids or their embeddings, neither were given"),
         ({"input_ids": IDS, "inputs_embeds": torch.zeros(4, 4, 16)}, ValueError, "both were given"),
+        ({"input_ids": IDS.float()}, ValueError, r"shape \(4, 4\) and type torch.float32, expected .* whole"),
+        (
+            {"input_ids": IDS[:, :0]},
+            ValueError,
+            r"shape \(4, 0\) and type torch.int64, expected at least one",
+        ),
         ({"input_ids": IDS + 30}, IndexError, "token ids from 31 to 39 .*ids 0 to 29"),
         ({"input_ids": IDS.repeat(1, 3)}, ValueError, "12 tokens are more than the 8 positions"),
         (

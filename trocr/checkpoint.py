@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -59,7 +60,8 @@ def load_weights(
         device: where the parameters go.
     Raises:
         KeyMapError: unknown, missing or misshapen tensors, all in one message.
-        CheckpointError: a tensor with NaN or infinite values, or tied tensors that differ.
+        CheckpointError: a tensor that is not of floating point type or has NaN or infinite values, or tied
+            tensors that differ.
     """
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     table = choose_table(list(weights.shapes), tables)
@@ -74,6 +76,11 @@ def load_weights(
     broken: list[str] = []
     for move in plan.items:
         source = move.take(weights.tensor(move.source))
+        if not source.is_floating_point():
+            raise CheckpointError(
+                f"{weights.path}: {move.source} holds {str(source.dtype).removeprefix('torch.')}, expected a "
+                "floating point type; quantised checkpoints cannot be read: take one that is not"
+            )
         if not is_finite(source):
             broken.append(move.source)
         state[move.target] = torch.empty(source.shape, dtype=dtype, device=device).copy_(source)
@@ -130,20 +137,29 @@ def save_checkpoint(
         names[name]: tensor.to("cpu", storage_dtype or tensor.dtype).contiguous()
         for name, tensor in parameters.items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
         staging = folder / f".saving-{os.getpid()}"
         cleanup.callback(shutil.rmtree, staging, ignore_errors=True)
-        staging.mkdir()
-        save_file(tensors, staging / WEIGHTS_NAME, metadata={"format": "pt"})
-        for name, values in files.items():
-            text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
-            (staging / name).write_text(text + "\n", encoding="utf-8")
-        for path in staging.iterdir():
-            shutil.copymode(staging / "config.json", path)  # the library writes weights for their owner alone
-            _flush(path)
+        try:
+            _stage(staging, tensors, files)
+        except (OSError, SafetensorError) as error:  # safetensors wraps what the system says
+            raise OSError(
+                f"{folder}: the checkpoint cannot be written ({error}); what was there is unchanged. Free "
+                "disk space, or choose a directory that you may write to"
+            ) from error
         for name in (WEIGHTS_NAME, *files):  # written whole: from here on nothing but renaming
             os.replace(staging / name, folder / name)
+
+
+def _stage(staging: Path, tensors: Mapping[str, Tensor], files: Mapping[str, Mapping[str, Any]]) -> None:
+    staging.mkdir(parents=True)
+    save_file(dict(tensors), staging / WEIGHTS_NAME, metadata={"format": "pt"})
+    for name, values in files.items():
+        text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
+        (staging / name).write_text(text + "\n", encoding="utf-8")
+    for path in staging.iterdir():
+        shutil.copymode(staging / "config.json", path)  # the library writes weights for their owner alone
+        _flush(path)
 
 
 def _flush(path: Path) -> None:

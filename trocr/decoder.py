@@ -180,6 +180,11 @@ class TextDecoder(nn.Module):
             raise ValueError(f"expected either token ids or their embeddings, {both} were given")
         if inputs_embeds is None:
             assert input_ids is not None
+            if input_ids.is_floating_point() or input_ids.numel() == 0:
+                raise ValueError(
+                    f"token ids have shape {tuple(input_ids.shape)} and type {input_ids.dtype}, expected at "
+                    "least one whole number (rows, tokens)"
+                )
             input_ids = input_ids.view(-1, input_ids.shape[-1])
             inputs_embeds = self.embed_tokens(input_ids)
         elif input_ids is None:  # positions of embeddings that stand for no particular token
@@ -244,8 +249,8 @@ class TextDecoderLM(TextDecoder):
             logits_to_keep: score the last so many positions only; 0 means all.
         Raises:
             IndexError: a token id outside the vocabulary.
-            ValueError: ids and embeddings both or neither given, more tokens than positions, a cache that
-                does not fit.
+            ValueError: ids and embeddings both or neither given, ids that are not whole numbers, more tokens
+                than positions, a cache that does not fit.
         """
         out = super().forward(
             input_ids=input_ids,

@@ -136,9 +136,15 @@ def test_constraint_without_tokens():
         )
 
 
-def test_constraint_outside_the_vocabulary():
-    with pytest.raises(GenerationError, match="named tokens from 3 to 12, the vocabulary has ids 0 to 11"):
-        AllowOnly(lambda image, ids: [3, V], 1)(torch.tensor([[2]]), torch.zeros(1, V))
+def test_constraint_that_forgets_to_return():
+    with pytest.raises(GenerationError, match="named no token for image 0"):
+        AllowOnly(lambda image, ids: None, 1)(torch.tensor([[2]]), torch.zeros(1, V))
+
+
+@pytest.mark.parametrize(("tokens", "found"), [([3, V], "3 to 12"), (torch.tensor([-1, 3]), "-1 to 3")])
+def test_constraint_outside_the_vocabulary(tokens, found):
+    with pytest.raises(GenerationError, match=f"named tokens from {found}, the vocabulary has ids 0 to 11"):
+        AllowOnly(lambda image, ids: tokens, 1)(torch.tensor([[2]]), torch.zeros(1, V))
 
 
 def test_invalid_values_are_replaced():

@@ -145,19 +145,19 @@ class AllowOnly:
         """Give the processed scores (R, V)."""
         mask = torch.full_like(scores, -math.inf)
         for row, row_ids in enumerate(ids):
-            tokens = list(self.allowed(row // self.group, row_ids))
+            named = self.allowed(row // self.group, row_ids)
+            tokens = [] if named is None else [int(token) for token in named]
             if not tokens:
                 raise GenerationError(
                     f"prefix_allowed_tokens_fn named no token for image {row // self.group} after "
                     f"{row_ids.tolist()}; it must name at least one, the end token for instance"
                 )
-            try:
-                mask[row, tokens] = 0.0
-            except IndexError as error:
+            if min(tokens) < 0 or max(tokens) >= scores.shape[1]:
                 raise GenerationError(
                     f"prefix_allowed_tokens_fn named tokens from {min(tokens)} to {max(tokens)}, the "
                     f"vocabulary has ids 0 to {scores.shape[1] - 1}"
-                ) from error
+                )
+            mask[row, tokens] = 0.0
         constrained = scores + mask
         hopeless = constrained.amax(dim=1).isneginf().view(-1, self.group).all(dim=1)
         return torch.where(hopeless.repeat_interleave(self.group)[:, None], mask, constrained)
