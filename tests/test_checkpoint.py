@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from trocr import (
     CheckpointError,
     ConfigError,
+    GenerationError,
     TrOCRConfig,
     TrOCRDecoder,
     TrOCRForCausalLM,
@@ -310,3 +311,33 @@ def test_what_is_not_a_model(tmp_path: Path, saved: Path) -> None:
         ViTModel(TrOCRConfig())
     with pytest.raises(ConfigError, match="needs a configuration, or an encoder and a decoder"):
         VisionEncoderDecoderModel()
+
+
+def test_images_may_be_called_inputs(saved: Path) -> None:
+    model, images = VisionEncoderDecoderModel.from_pretrained(saved), torch.randn(2, 3, 8, 16)
+    expected = model.generate(images, max_new_tokens=3)
+    assert torch.equal(model.generate(inputs=images, max_new_tokens=3), expected)
+    with pytest.raises(GenerationError, match="the first argument of generate is pixel_values, also given"):
+        model.generate(images, inputs=images)
+
+
+def test_generation_options_that_are_wrong(saved: Path) -> None:
+    (saved / "generation_config.json").write_text('{"num_beams": "four"}')
+    with pytest.raises(GenerationError, match=r"model/generation_config\.json: .*num_beams='four' must be"):
+        VisionEncoderDecoderModel.from_pretrained(saved)
+
+
+def test_sizes_beyond_all_measure(saved: Path) -> None:
+    values = json.loads((saved / "config.json").read_text())
+    values["decoder"]["d_model"] = 2**40
+    (saved / "config.json").write_text(json.dumps(values))
+    with pytest.raises(
+        ConfigError, match=r"no model can be built .*model\.safetensors .*sizes must be those"
+    ):
+        VisionEncoderDecoderModel.from_pretrained(saved)
+
+
+def test_precision_that_is_no_floating_point(saved: Path) -> None:
+    for dtype in ("int8", torch.int8):
+        with pytest.raises(ConfigError, match="dtype 'int8' is unknown, expected one of float32"):
+            VisionEncoderDecoderModel.from_pretrained(saved, dtype=dtype)

@@ -95,7 +95,9 @@ class _Generates(PretrainedModel):
     def _loaded_from(self, path: Path) -> None:
         file = path / "generation_config.json"
         values = read_json(file) if file.is_file() else None
-        self.generation_config = GenerationConfig.from_model(self.config, values)
+        self.generation_config = GenerationConfig.from_model(
+            self.config, values, origin=str(file if file.is_file() else path / "config.json")
+        )
 
     def _json_files(self) -> Mapping[str, Mapping[str, Any]]:
         return {**super()._json_files(), "generation_config.json": self.generation_config.to_dict()}
@@ -292,7 +294,16 @@ class VisionEncoderDecoderModel(ImageToText, _Generates):
         self,
         pixel_values: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
+        *,
+        inputs: Tensor | None = None,
         **options: Any,
     ) -> Tensor | GenerateOutput:
-        """Read images (B, C, height, width); see `trocr.generation.generate` for options and results."""
-        return generate(self, pixel_values, generation_config=generation_config, **options)
+        """Read images (B, C, height, width), which may also be called `inputs`.
+
+        See `trocr.generation.generate` for options and results.
+        """
+        if inputs is None:
+            return generate(self, pixel_values, generation_config=generation_config, **options)
+        return generate(
+            self, inputs, generation_config=generation_config, pixel_values=pixel_values, **options
+        )

@@ -32,7 +32,7 @@ def resolve_dtype(asked: Dtype, config: BaseConfig) -> torch.dtype:
     """
     name = asked if asked not in (None, "auto") else config.dtype or "float32"
     if isinstance(name, torch.dtype):
-        return name
+        name = str(name).removeprefix("torch.")
     if name not in DTYPES:
         raise ConfigError(f"dtype {name!r} is unknown, expected one of {', '.join(DTYPES)}")
     dtype: torch.dtype = getattr(torch, str(name))
@@ -222,7 +222,13 @@ class PretrainedModel(nn.Module):
     def skeleton(cls, weights: WeightFile, config: BaseConfig, *, tables: Sequence[Table]) -> Self:
         """Build the model that a configuration and a weight file describe, on the meta device."""
         with torch.device("meta"):
-            return cls._build(config, lambda module: has_module(weights, tables, module))
+            try:
+                return cls._build(config, lambda module: has_module(weights, tables, module))
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"no model can be built from the configuration of {weights.path} ({error}); its sizes "
+                    "must be those of the weights: take both from one checkpoint"
+                ) from error
 
     def _loaded_from(self, path: Any) -> None:
         """Read what else the directory holds."""

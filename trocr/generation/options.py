@@ -204,7 +204,9 @@ class GenerationConfig:
         return cls.from_dict(read_options(path), origin=str(path))
 
     @classmethod
-    def from_model(cls, config: ModelConfig, file: Mapping[str, Any] | None = None) -> Self:
+    def from_model(
+        cls, config: ModelConfig, file: Mapping[str, Any] | None = None, *, origin: str | None = None
+    ) -> Self:
         """Options of a model, from its files.
 
         Token ids that ``generation_config.json`` lacks come from the configuration: the decoder's start token
@@ -214,6 +216,7 @@ class GenerationConfig:
         Args:
             config: `VisionEncoderDecoderConfig` or `TrOCRConfig`.
             file: content of ``generation_config.json``; None where there is none.
+            origin: where the options come from, for messages; None names the file alone.
         Raises:
             GenerationError: see `from_dict`.
         Differs: `transformers` 5.23 starts from `bos_token_id`, which reads wrong, where the file names no
@@ -235,7 +238,7 @@ class GenerationConfig:
             merged.update({k: v for k, v in part.items() if v is not None and merged.get(k) is None})
         if merged.get("use_cache") is False:
             del merged["use_cache"]
-        return cls.from_dict(merged, origin=FILE_NAME if file is not None else "config.json")
+        return cls.from_dict(merged, origin=origin or ("config.json" if file is None else FILE_NAME))
 
     def update(self, **values: Any) -> Self:
         """Options with some values changed; None unsets one.
