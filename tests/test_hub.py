@@ -71,6 +71,12 @@ def test_a_name_that_is_nothing_says_what_it_could_be():
         locate("/nowhere/model")
 
 
+@pytest.mark.parametrize("source", [None, ""])
+def test_no_name_at_all(source):
+    with pytest.raises(HubError, match=f"the model is {source!r}, expected a directory"):
+        locate(source)
+
+
 def test_a_path_object_is_never_a_hub_id(hub):
     with pytest.raises(HubError, match="no directory"):
         locate(Path("someone/some-model"))

@@ -82,6 +82,8 @@ def locate(
     Raises:
         HubError: nothing is called that, or its files are neither here nor reachable.
     """
+    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
+        raise HubError(f"the model is {source!r}, expected a directory, a shipped model or a Hugging Face id")
     path = Path(source).expanduser()
     if path.is_dir():
         return path

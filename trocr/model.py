@@ -132,8 +132,11 @@ class ImageToText(nn.Module):
         """Shift labels (B, T) right, the start token first, ignored labels as padding.
 
         Raises:
-            ValueError: the configuration has no start or padding token.
+            ValueError: not (B, T) ids, or the configuration has no start or padding token.
         """
+        if not isinstance(labels, Tensor) or labels.dim() != 2:
+            found = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            raise ValueError(f"labels are {found}, expected a tensor of ids (rows, tokens)")
         if self.start_token_id is None or self.pad_token_id is None:
             raise ValueError(
                 f"labels need a start and a padding token; the configuration has decoder_start_token_id="
