@@ -15,8 +15,8 @@ install: $(VENV)/.installed ## make a virtual environment and install the packag
 read: $(VENV)/.installed ## read the example images with the checkpoint that ships in the package
 	@$(BIN)/trocr read --names examples
 
-test: $(VENV)/.installed-test ## run the tests
-	$(BIN)/python -m pytest $(TESTS)
+test: $(VENV)/.installed-test ## run the tests, in one thread: their tensors are tiny
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
 
 check: $(VENV)/.installed-test ## lint, format and types
 	$(BIN)/ruff check .
