@@ -13,11 +13,12 @@ MAX_FUNCTION_LINES = 60
 LAYERS: dict[str, set[str]] = {
     "trocr": set(),
     "trocr.hub": set(),
-    "trocr.tokenizers": set(),
+    "trocr.atomic_write": set(),
+    "trocr.tokenizers": {"trocr.atomic_write"},
     "trocr.image_array": set(),
     "trocr.image_input": {"trocr.image_array"},
     "trocr.image_pixels": {"trocr.image_array"},
-    "trocr.image_settings": {"trocr.image_array"},
+    "trocr.image_settings": {"trocr.atomic_write", "trocr.image_array"},
     "trocr.batch_feature": set(),
     "trocr.image": {
         "trocr.batch_feature",
@@ -27,7 +28,7 @@ LAYERS: dict[str, set[str]] = {
         "trocr.image_settings",
     },
     "trocr.config_keys": set(),
-    "trocr.config_read": {"trocr.config_keys"},
+    "trocr.config_read": {"trocr.atomic_write", "trocr.config_keys"},
     "trocr.config_base": {"trocr.config_read", "trocr.hub"},
     "trocr.config": {"trocr.config_base", "trocr.config_read"},
     "trocr.official": {"trocr.config"},

@@ -6,12 +6,12 @@ Source: original work.
 import dataclasses
 import difflib
 import json
-import os
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from trocr.atomic_write import write_files
 from trocr.config_keys import ALIASES, BOOKKEEPING, FIXED_VALUES, GENERATION
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -44,15 +44,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(directory: str | PathLike[str], name: str, values: Mapping[str, Any]) -> Path:
     """Write a JSON object under a temporary name and move it into place."""
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
-    try:
-        temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / name)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return folder / name
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    write_files(directory, {name: text.encode("utf-8")})
+    return Path(directory) / name
 
 
 def read_fields(cls: type[Any], values: Mapping[str, Any], *, origin: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from trocr.atomic_write import write_files
 from trocr.image_array import ImageError
 
 CONFIG_FILE = "preprocessor_config.json"
@@ -180,14 +181,13 @@ def write_config(directory: str | os.PathLike[str], data: Mapping[str, Any]) -> 
     Returns:
         The file.
     """
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / CONFIG_FILE, data)
-    nested = folder / NESTED_CONFIG_FILE
+    files = {CONFIG_FILE: _json_bytes(data)}
+    nested = Path(directory) / NESTED_CONFIG_FILE
     if nested.is_file() and "image_processor" in (rest := _read_json(nested)):
         del rest["image_processor"]
-        _write_json(nested, rest)
-    return folder / CONFIG_FILE
+        files[NESTED_CONFIG_FILE] = _json_bytes(rest)
+    write_files(directory, files)
+    return Path(directory) / CONFIG_FILE
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -206,10 +206,5 @@ def _as_dict(data: Any, path: Path) -> dict[str, Any]:
     return data
 
 
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _json_bytes(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2, sort_keys=True) + "\n").encode("utf-8")

@@ -1,7 +1,6 @@
 """Files around a vocabulary: which one wins, and writing without loss."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +64,6 @@ def test_bad_tokens_are_refused(tmp_path: Path) -> None:
     write(tmp_path, added_tokens={"x": 1, "y": 1})
     with pytest.raises(TokenizerError, match=r"added_tokens.json: id 1 belongs to two tokens, 'x' and 'y'"):
         files.read_added_tokens(tmp_path, {}, None, frozenset())
-
-
-def test_files_have_the_usual_permissions_and_nothing_is_left(tmp_path: Path) -> None:
-    (tmp_path / "plain").write_text("")
-    files.write_files(tmp_path / "new" / "folder", {"a.json": b"1", "b.txt": b"2"})
-    folder = tmp_path / "new" / "folder"
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a.json": b"1", "b.txt": b"2"}
-    assert os.stat(folder / "a.json").st_mode == os.stat(tmp_path / "plain").st_mode
 
 
 def test_json_is_written_as_text() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, overload
 
+from trocr.atomic_write import write_files
 from trocr.tokenizers import batch as batches
 from trocr.tokenizers import serialization as files
 from trocr.tokenizers import tokenizer_json
@@ -282,7 +283,7 @@ class Tokenizer(Encoder):
         above = {token: key for token, key in self.added_tokens_encoder.items() if token not in self._base}
         if above:
             contents[files.ADDED_FILE] = files.json_bytes(above)
-        files.write_files(Path(save_directory), contents)
+        write_files(save_directory, contents)
         return tuple(str(Path(save_directory) / name) for name in contents)
 
     def _special_document(self) -> dict[str, Any]:

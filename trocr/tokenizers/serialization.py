@@ -1,4 +1,4 @@
-"""Tokenizer directories: the files around a vocabulary, read with checks and written atomically.
+"""Tokenizer directories: the files around a vocabulary, read with checks.
 
 The classic files (transformers 4 and the official repositories): `tokenizer_config.json`,
 `special_tokens_map.json`, `added_tokens.json` and the vocabulary of the family; and `tokenizer.json`, which
@@ -203,23 +203,6 @@ def read_sides(document: Mapping[str, Any]) -> dict[str, str]:
         if direction:
             sides[argument] = str(direction).lower()
     return sides
-
-
-def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write files so that each is either the old one or the new one, whatever happens.
-
-    All contents are on disk under other names before the first file is replaced.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    written = {directory / f".{name}.{os.getpid()}.tmp": directory / name for name in files}
-    try:
-        for temporary, content in zip(written, files.values(), strict=True):
-            temporary.write_bytes(content)
-        for temporary, path in written.items():
-            os.replace(temporary, path)
-    finally:
-        for temporary in written:
-            temporary.unlink(missing_ok=True)
 
 
 def json_bytes(data: Any) -> bytes:
