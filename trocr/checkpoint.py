@@ -33,9 +33,8 @@ def choose_table(names: Sequence[str], tables: Sequence[Table]) -> Table:
     return max(tables, key=lambda table: table.knows(names))
 
 
-def has_module(weights: WeightFile, tables: Sequence[Table], module: str) -> bool:
+def has_module(weights: WeightFile, table: Table, module: str) -> bool:
     """Whether a file holds tensors of one of our modules, say "encoder.pooler"."""
-    table = choose_table(list(weights.shapes), tables)
     targets = table.forward(weights.shapes).values()
     return any(name.startswith(f"{module}.") for names in targets for name in names)
 
@@ -44,7 +43,7 @@ def load_weights(
     model: nn.Module,
     weights: WeightFile,
     *,
-    tables: Sequence[Table],
+    table: Table,
     tied: Mapping[str, str],
     dtype: torch.dtype,
     device: torch.device,
@@ -54,7 +53,7 @@ def load_weights(
     Args:
         model: its parameters are on the meta device and are replaced.
         weights: an open weight file.
-        tables: the dialects that the file may be written in.
+        table: the dialect that the file is written in.
         tied: our name -> our name of the parameter it shares; a file may hold both when they are equal.
         dtype: precision in memory.
         device: where the parameters go.
@@ -64,7 +63,6 @@ def load_weights(
             tensors that differ.
     """
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    table = choose_table(list(weights.shapes), tables)
     plan = table.plan(weights.shapes, expected, tied=tied, origin=str(weights.path))
     for name, other in plan.tied:
         if not torch.equal(weights.tensor(name), weights.tensor(other)):

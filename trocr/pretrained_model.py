@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
-from trocr.checkpoint import has_module, load_weights, save_checkpoint
+from trocr.checkpoint import choose_table, has_module, load_weights, save_checkpoint
 from trocr.config_base import BaseConfig
 from trocr.config_read import DTYPES, ConfigError
 from trocr.decoder import TextDecoder
@@ -189,7 +189,7 @@ class PretrainedModel(nn.Module):
         weights: WeightFile,
         config: BaseConfig,
         *,
-        tables: Sequence[Table] | None = None,
+        table: Table | None = None,
         dtype: Dtype = None,
         device: torch.device | str = "cpu",
     ) -> Self:
@@ -198,19 +198,20 @@ class PretrainedModel(nn.Module):
         Args:
             weights: see `weights_conversion.files.open_weights`.
             config: the architecture.
-            tables: dialects that the file may be written in; None takes those of Hugging Face.
+            table: dialect that the file is written in; None takes the one of Hugging Face that knows most of
+                its names.
             dtype: see `from_pretrained`.
             device: where to load to.
         Raises:
             KeyMapError: unknown, missing or misshapen tensors, all in one message.
             CheckpointError: NaN or infinite values, or tied tensors that differ.
         """
-        tables = tables or cls.tables
-        model = cls.skeleton(weights, config, tables=tables)
+        table = table or choose_table(list(weights.shapes), cls.tables)
+        model = cls.skeleton(weights, config, table=table)
         load_weights(
             model,
             weights,
-            tables=tables,
+            table=table,
             tied=model.tied,
             dtype=resolve_dtype(dtype, config),
             device=torch.device(device),
@@ -219,11 +220,11 @@ class PretrainedModel(nn.Module):
         return model.eval()
 
     @classmethod
-    def skeleton(cls, weights: WeightFile, config: BaseConfig, *, tables: Sequence[Table]) -> Self:
+    def skeleton(cls, weights: WeightFile, config: BaseConfig, *, table: Table) -> Self:
         """Build the model that a configuration and a weight file describe, on the meta device."""
         with torch.device("meta"):
             try:
-                return cls._build(config, lambda module: has_module(weights, tables, module))
+                return cls._build(config, lambda module: has_module(weights, table, module))
             except RuntimeError as error:
                 raise ConfigError(
                     f"no model can be built from the configuration of {weights.path} ({error}); its sizes "

@@ -155,7 +155,7 @@ def load_model(source: Source, config: BaseConfig, *, dtype: torch.dtype) -> Pre
     if source.directory is not None and source.dialect.table in kind.tables:
         return kind.from_pretrained(source.directory, config=config, dtype=dtype)
     with open_weights(source.path) as weights:
-        return kind.from_weights(weights, config, tables=(source.dialect.table,), dtype=dtype)
+        return kind.from_weights(weights, config, table=source.dialect.table, dtype=dtype)
 
 
 def _read_config(path: Path) -> BaseConfig:

@@ -86,8 +86,8 @@ def summarize(source: Source, hints: Hints) -> tuple[list[str], bool]:
         else:
             lines += [f"configuration  {origin}", *_config_lines(config)]
             lines.append(f"architecture   {_architecture(config)}")
-            tables = (source.dialect.table,)
-            model = model_class(source, config).skeleton(weights, config, tables=tables)
+            kind = model_class(source, config)
+            model = kind.skeleton(weights, config, table=source.dialect.table)
             problem = _misfit(source, weights, model)
             fits = problem is None
             entries = [entry for entry in entries if entry.name not in model.tied]
