@@ -89,7 +89,7 @@ class Tokenizer(Encoder):
         self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
         self.split_special_tokens = split_special_tokens
         self.processor_class = processor_class
-        self._lengths(False, False, None, None, None)  # checks the sides
+        self._lengths()  # checks the sides
         super().__init__(
             vocab,
             special_tokens={**special_tokens, **more},

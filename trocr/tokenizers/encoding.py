@@ -162,7 +162,7 @@ class Encoder(Vocabulary, ABC):
 
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
         """Token strings of one text (an added token shows what it matched, with swallowed white space)."""
-        uncut = self._lengths(False, False, None, None, None)
+        uncut = self._lengths()
         return self._encode_row(
             text, pair or None, add_special_tokens, self.split_special_tokens, uncut
         ).tokens
@@ -258,11 +258,11 @@ class Encoder(Vocabulary, ABC):
 
     def _lengths(
         self,
-        padding: bool | str,
-        truncation: bool | str | None,
-        max_length: int | None,
-        multiple_of: int | None,
-        padding_side: str | None,
+        padding: bool | str = False,
+        truncation: bool | str | None = False,
+        max_length: int | None = None,
+        multiple_of: int | None = None,
+        padding_side: str | None = None,
     ) -> Lengths:
         return batches.choose_lengths(
             padding=padding,
