@@ -80,6 +80,8 @@ LAYERS: dict[str, set[str]] = {
         "trocr.processor",
         "trocr.tokenizers",
     },
+    "trocr.data": set(),
+    "trocr.data.records": set(),
     "trocr.commands": {"trocr.reader"},
     "trocr.cli": {"trocr"},  # and the commands, by name, when they are called
     "weights_conversion": set(),
