@@ -82,6 +82,13 @@ LAYERS: dict[str, set[str]] = {
     },
     "trocr.data": set(),
     "trocr.data.records": set(),
+    "trocr.training": {
+        "trocr.atomic_write",
+        "trocr.data.records",
+        "trocr.image",
+        "trocr.model",
+        "trocr.processor",
+    },
     "trocr.commands": {"trocr.reader"},
     "trocr.cli": {"trocr"},  # and the commands, by name, when they are called
     "weights_conversion": set(),

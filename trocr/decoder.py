@@ -216,6 +216,12 @@ class TextDecoderLM(TextDecoder):
         super().__init__(**parts)  # type: ignore[arg-type]
         self.output_projection = output_projection
 
+    def states(self, **inputs: Any) -> Tensor:
+        """Decode to states (B, T, D) without scoring the vocabulary; arguments as in `forward`."""
+        out = super().forward(**inputs)
+        assert isinstance(out, DecoderOutput)
+        return out.last_hidden_state
+
     def forward(  # type: ignore[override]  # `labels` stands where scripts for `transformers` expect it
         self,
         input_ids: Tensor | None = None,

@@ -94,6 +94,7 @@ class ImageEncoder(nn.Module):
         pixel_values: Tensor,
         *,
         interpolate_pos_encoding: bool = False,
+        crop_pos_encoding: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool | None = None,
@@ -103,6 +104,8 @@ class ImageEncoder(nn.Module):
         Args:
             pixel_values: (B, C, height, width), normalised; converted to the weights' dtype.
             interpolate_pos_encoding: accept other image sizes by resampling the positions.
+            crop_pos_encoding: accept smaller images, which take the top left part of the positions: lines
+                whose padding on the right was left out.
             output_attentions: give every block's probabilities; uses the eager core.
             output_hidden_states: give the embedding output and every block's output.
             return_dict: False gives a plain tuple of the fields that are present.
@@ -112,7 +115,11 @@ class ImageEncoder(nn.Module):
             ValueError: see `ImageEmbeddings.forward`.
         """
         pixel_values = pixel_values.to(self.embeddings.patch_embeddings.weight.dtype)
-        x = self.embeddings(pixel_values, interpolate_pos_encoding=bool(interpolate_pos_encoding))
+        x = self.embeddings(
+            pixel_values,
+            interpolate_pos_encoding=bool(interpolate_pos_encoding),
+            crop_pos_encoding=crop_pos_encoding,
+        )
         states = [x]
         probabilities: list[Tensor] = []
         for block in self.blocks:

@@ -11,6 +11,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def crop_positions(
+    table: Tensor, *, grid: tuple[int, int], old_grid: tuple[int, int], num_prefix: int
+) -> Tensor:
+    """Take the top left part of a position table, for images that were padded on the right or below.
+
+    Args:
+        table: (1, num_prefix + h*w, D).
+        grid: (rows, columns) of patches, at most `old_grid`.
+        old_grid: (h, w) of the table.
+        num_prefix: rows that are not patches.
+    Returns:
+        (1, num_prefix + grid[0]*grid[1], D).
+    Raises:
+        ValueError: `grid` is larger than the table's.
+    """
+    if grid[0] > old_grid[0] or grid[1] > old_grid[1]:
+        raise ValueError(
+            f"a grid of {grid[0]}x{grid[1]} patches cannot be cut from a position table of "
+            f"{old_grid[0]}x{old_grid[1]}; make the image smaller, or pass interpolate_pos_encoding=True"
+        )
+    prefix, patches = table[:, :num_prefix], table[:, num_prefix:]
+    patches = patches.reshape(1, *old_grid, -1)[:, : grid[0], : grid[1]]  # (1, h', w', D)
+    patches = patches.flatten(1, 2)
+    return torch.cat((prefix, patches), dim=1)
+
+
 def resample_positions(
     table: Tensor, *, grid: tuple[int, int], old_grid: tuple[int, int], num_prefix: int
 ) -> Tensor:
@@ -86,28 +112,36 @@ class ImageEmbeddings(nn.Module):
         """(rows, columns) of patches of the position table."""
         return self.image_hw[0] // self.patch_hw[0], self.image_hw[1] // self.patch_hw[1]
 
-    def forward(self, pixel_values: Tensor, *, interpolate_pos_encoding: bool = False) -> Tensor:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        *,
+        interpolate_pos_encoding: bool = False,
+        crop_pos_encoding: bool = False,
+    ) -> Tensor:
         """Embed (B, C, height, width) as (B, num_prefix + patches, D), patches row by row.
 
         Raises:
-            ValueError: wrong number of dimensions or channels, or another image size without
-                `interpolate_pos_encoding`.
+            ValueError: wrong number of dimensions or channels, another image size without
+                `interpolate_pos_encoding` or `crop_pos_encoding`, both of them, or a larger image to crop
+                for.
         """
-        self._check(pixel_values, interpolate_pos_encoding)
+        if interpolate_pos_encoding and crop_pos_encoding:
+            raise ValueError("interpolate_pos_encoding and crop_pos_encoding exclude each other: pass one")
+        self._check(pixel_values, interpolate_pos_encoding or crop_pos_encoding)
         patches = self.patch_embeddings(pixel_values)  # (B, D, rows, columns)
         positions: Tensor = self.position_embeddings
-        if interpolate_pos_encoding:
+        if interpolate_pos_encoding or crop_pos_encoding:
             grid = (patches.shape[2], patches.shape[3])
-            positions = resample_positions(
-                positions, grid=grid, old_grid=self.grid, num_prefix=self.num_prefix
-            )
+            fit = resample_positions if interpolate_pos_encoding else crop_positions
+            positions = fit(positions, grid=grid, old_grid=self.grid, num_prefix=self.num_prefix)
         x = patches.flatten(2).transpose(1, 2)  # (B, rows*columns, D)
         prefix = [self.cls_token.expand(x.shape[0], -1, -1)]
         if self.distillation_token is not None:
             prefix.append(self.distillation_token.expand(x.shape[0], -1, -1))
         return self.dropout(torch.cat((*prefix, x), dim=1) + positions)
 
-    def _check(self, pixel_values: Tensor, interpolate: bool) -> None:
+    def _check(self, pixel_values: Tensor, any_size: bool) -> None:
         channels = self.patch_embeddings.in_channels
         if pixel_values.dim() != 4 or pixel_values.shape[1] != channels:
             raise ValueError(
@@ -115,7 +149,7 @@ class ImageEmbeddings(nn.Module):
                 "height, width)"
             )
         height, width = pixel_values.shape[2:]
-        if not interpolate and (height, width) != self.image_hw:
+        if not any_size and (height, width) != self.image_hw:
             raise ValueError(
                 f"pixel_values is {height} x {width} pixels (height x width), the model is made for "
                 f"{self.image_hw[0]} x {self.image_hw[1]}; let the processor resize, or pass "
