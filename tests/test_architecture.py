@@ -87,6 +87,8 @@ LAYERS: dict[str, set[str]] = {
         "trocr.data.records",
         "trocr.image",
         "trocr.model",
+        "trocr.models",
+        "trocr.nn",
         "trocr.processor",
     },
     "trocr.commands": {"trocr.reader"},
