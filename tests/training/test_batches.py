@@ -4,9 +4,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from drawn import Damaged, Lines, drawn_lines, processor
 from PIL import Image
 
-from tests.training.lines import Damaged, Lines, drawn_lines, processor
 from trocr.data.records import DataError
 from trocr.training.batches import BatchSettings, Windows, label_ids, pad_labels, training_batches
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
+from drawn import processor, small_model
 
-from tests.training.lines import processor, small_model
 from trocr.training.start import StartError, set_image_size
 
 

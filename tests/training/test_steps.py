@@ -5,8 +5,8 @@ from itertools import islice
 
 import pytest
 import torch
+from drawn import drawn_lines, processor, small_model
 
-from tests.training.lines import drawn_lines, processor, small_model
 from trocr.training.batches import Batch, BatchSettings, Windows, training_batches
 from trocr.training.ctc import PRINTABLE_ASCII, CTCHead
 from trocr.training.objective import Objective
