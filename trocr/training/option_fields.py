@@ -11,7 +11,16 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class OptionsError(ValueError):
-    """Training options have an unknown key, a value that is out of range, or one that contradicts another."""
+    """Training options have an unknown key, a value that is out of range, or one that contradicts another.
+
+    Args:
+        problems: everything that is wrong.
+        origin: the file that it is wrong in.
+    """
+
+    def __init__(self, problems: Iterable[str], origin: str = "") -> None:
+        self.problems = tuple(problems)
+        super().__init__((f"{origin}: " if origin else "") + "; ".join(self.problems))
 
 
 def option(
@@ -56,7 +65,7 @@ class Section:
                 problems.append(f"{item.name}={show(value)} {problem}")
         problems.extend(self.conflicts())
         if problems:
-            raise OptionsError("; ".join(problems))
+            raise OptionsError(problems)
 
     def conflicts(self) -> Iterable[str]:
         """Name fields that contradict one another; called when each is good by itself or not."""
@@ -160,29 +169,29 @@ def read_section(cls: type[Any], values: object, *, name: str, siblings: Mapping
         name: of the table, for messages.
         siblings: all tables of the file, to find where a misplaced key belongs.
     Raises:
-        OptionsError: several problems in one message, each with the name of its key.
+        OptionsError: everything that is wrong, each problem with the name of its key.
     """
     if not isinstance(values, Mapping):
-        raise OptionsError(f"{name}={show(values)} must be a table: write [{name}]")
+        raise OptionsError([f"{name}={show(values)} must be a table: write [{name}]"])
     hints = get_type_hints(cls)
     fields = {item.name: item for item in dataclasses.fields(cls)}
     problems = [f"{name}.{unknown(key, name, siblings)}" for key in values if key not in fields]
-    good = {}
-    for key, item in fields.items():
-        if key not in values:
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                problems.append(f"{name}.{key} is missing, it must be {_wanted(hints[key])}")
-            continue
-        good[key] = convert(values[key], hints[key])
-    if any(problem.endswith(_wanted(hints[key])) for problem in problems for key in fields):
-        raise OptionsError("; ".join(problems))
-    try:
-        built = cls(**good)
-    except OptionsError as error:
-        problems.extend(f"{name}.{problem}" for problem in str(error).split("; "))
+    missing = [key for key, item in fields.items() if key not in values and _is_required(item)]
+    problems += [f"{name}.{key} is missing, it must be {_wanted(hints[key])}" for key in missing]
+    given = {key: convert(value, hints[key]) for key, value in values.items() if key in fields}
+    built = None
+    if not missing:
+        try:
+            built = cls(**given)
+        except OptionsError as error:
+            problems += [f"{name}.{problem}" for problem in error.problems]
     if problems:
-        raise OptionsError("; ".join(problems))
+        raise OptionsError(problems)
     return built
+
+
+def _is_required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 
 def unknown(key: str, name: str, siblings: Mapping[str, type[Any]]) -> str:
