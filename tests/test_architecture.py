@@ -85,6 +85,8 @@ LAYERS: dict[str, set[str]] = {
     "trocr.training": {
         "trocr.atomic_write",
         "trocr.data.records",
+        "trocr.decoder",
+        "trocr.encoder",
         "trocr.image",
         "trocr.model",
         "trocr.models",

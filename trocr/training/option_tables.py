@@ -158,8 +158,9 @@ class OptimizerOptions(Section):
         name: "adamw", or any optimizer of timm (`timm.optim.list_optimizers()`).
         lr: learning rate at its highest.
         weight_decay: times the learning rate; norms, biases, embeddings and positions have none.
-        betas: Adam's.
-        eps: Adam's.
+        betas: of the averages of the gradient and of its square, or nothing for the optimizer's own (0.9 and
+            0.999 for "adamw").
+        eps: added to the root of the latter, or nothing for the optimizer's own (1e-8 for "adamw").
         layer_decay: factor of the learning rate from a block to the one before it; 1 trains all alike.
         clip_norm: longest gradient; 0 does not clip.
     """
@@ -167,8 +168,8 @@ class OptimizerOptions(Section):
     name: str = "adamw"
     lr: float = option(1e-4, above=0)
     weight_decay: float = option(0.01, least=0)
-    betas: tuple[float, float] = option((0.9, 0.999), least=0, below=1)
-    eps: float = option(1e-8, above=0)
+    betas: tuple[float, float] | None = option(None, least=0, below=1)
+    eps: float | None = option(None, above=0)
     layer_decay: float = option(1.0, above=0, most=1)
     clip_norm: float = option(0.0, least=0)
 
