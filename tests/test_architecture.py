@@ -71,10 +71,12 @@ LAYERS: dict[str, set[str]] = {
         "weights_conversion",
     },
     "trocr.processor": {"trocr.hub", "trocr.image", "trocr.image_settings", "trocr.tokenizers"},
+    "trocr.line": {"trocr.tokenizers"},
     "trocr.reader": {
         "trocr.generation",
         "trocr.hub",
         "trocr.image",
+        "trocr.line",
         "trocr.models",
         "trocr.pretrained_model",
         "trocr.processor",

@@ -13,7 +13,8 @@ from PIL import Image
 from trocr import ImageError, Line, Reader, RobertaTokenizer, TokenizerError, TrOCRProcessor
 from trocr.generation import transition_scores
 from trocr.hub import PRETRAINED, HubError
-from trocr.reader import ReaderError, check_tokenizer, token_log_probs, token_texts
+from trocr.line import token_texts
+from trocr.reader import ReaderError, check_tokenizer, token_log_probs, without_padding
 
 LOG_PROB_TOLERANCE = 1e-4
 """Step by step with a cache, or all tokens at once: other orders of summation in float32."""
@@ -277,3 +278,35 @@ def test_token_texts_where_decoding_cleans_up(reader):
             return "".join("ab ,"[id] for id in ids).replace(" ,", ",")
 
     assert token_texts(Cleaning(), [0, 2, 3, 1], "a,b") == ["a", "", ",", "b"]
+
+
+def test_native_width_reads_the_examples_and_encodes_less(reader, labels, monkeypatch):
+    widths = []
+    encode = reader.model.encode
+    monkeypatch.setattr(
+        reader.model, "encode", lambda pixels, **kw: (widths.append(pixels.shape[3]), encode(pixels, **kw))[1]
+    )
+    assert [line.text for line in reader.read(labels, native_width=True, batch_size=1)] == list(
+        labels.values()
+    )
+    full = reader.model.encoder.embeddings.image_hw[1]
+    assert all(width % 8 == 0 and width <= full for width in widths)
+    assert min(widths) < full / 2
+    assert [line.text for line in reader.read(labels, native_width=True)] == list(labels.values())
+
+
+def test_padding_is_cut_where_all_images_are_flat():
+    pixels = torch.full((2, 1, 2, 32), 0.5)
+    assert without_padding(pixels, multiple=8).shape == (2, 1, 2, 8)
+    pixels[1, 0, 1, 9] = 0.0
+    assert without_padding(pixels, multiple=8).shape == (2, 1, 2, 16)
+    pixels[0, 0, 0, 15] = 0.0
+    assert torch.equal(without_padding(pixels, multiple=8), pixels[..., :24])
+    pixels[0, 0, 0, 30] = 0.0
+    assert torch.equal(without_padding(pixels, multiple=8), pixels)
+
+
+def test_native_width_needs_a_processor_that_pads(reader):
+    squeezing = TrOCRProcessor.from_pretrained(PRETRAINED / "tiny-printed", pad_to_aspect_ratio=False)
+    with pytest.raises(ReaderError, match="native_width is for processors that pad lines"):
+        Reader(reader.model, squeezing).read("a.png", native_width=True)

@@ -36,7 +36,8 @@ _HOMES = {
         "XLMRobertaTokenizerFast",
     ),
     "trocr.processor": ("TrOCRProcessor",),
-    "trocr.reader": ("Line", "Reader", "ReaderError", "Token"),
+    "trocr.line": ("Line", "Token"),
+    "trocr.reader": ("Reader", "ReaderError"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from trocr.generation import GenerateOutput, GenerationConfig, GenerationError
     from trocr.hub import HubError
     from trocr.image import DeiTImageProcessor, ImageError, ViTImageProcessor
+    from trocr.line import Line, Token
     from trocr.models import (
         DeiTModel,
         TrOCRDecoder,
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
     )
     from trocr.official import OFFICIAL_MODELS
     from trocr.processor import TrOCRProcessor
-    from trocr.reader import Line, Reader, ReaderError, Token
+    from trocr.reader import Reader, ReaderError
     from trocr.tokenizers import (
         BertTokenizer,
         BertTokenizerFast,

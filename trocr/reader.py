@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, islice, pairwise, takewhile
+from itertools import islice
 from os import PathLike
 from typing import Any
 
@@ -19,6 +19,7 @@ from trocr.generation import GenerateOutput, processors
 from trocr.generation.rules import as_ids
 from trocr.hub import MODEL_FILES, PROCESSOR_FILES, locate
 from trocr.image import ImageError
+from trocr.line import Line, Token, token_texts
 from trocr.models import VisionEncoderDecoderModel
 from trocr.pretrained_model import resolve_dtype
 from trocr.processor import TrOCRProcessor
@@ -38,53 +39,6 @@ OnError = Callable[[str, ImageError], None]
 
 class ReaderError(ValueError):
     """A reader cannot be made from what was given."""
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token of a line.
-
-    Attributes:
-        id: in the model's vocabulary.
-        text: what it adds to the line's text; empty for special tokens, and for all but the last of the
-            tokens that make up one character.
-        logprob: natural logarithm of the probability that the model gave it after the tokens before it.
-    """
-
-    id: int
-    text: str
-    logprob: float
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """The text of one image.
-
-    Attributes:
-        text: without special tokens.
-        score: geometric mean of the probabilities of `tokens`, the end token included: a number in 0..1 that
-            does not shrink with the length of the line. It is the model's own opinion, not calibrated: it
-            orders lines by how doubtful they are, and is no estimate of how many of them are right.
-        tokens: what the model wrote, in order, with the end token where it ended.
-        finished: whether it ended by itself; False means that the text was cut at the length limit.
-        source: the path that was given, or "images[3]" for the fourth of other things.
-    """
-
-    text: str
-    score: float
-    tokens: tuple[Token, ...]
-    finished: bool
-    source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: path, text, score, finished, tokens."""
-        return {
-            "path": self.source,
-            "text": self.text,
-            "score": round(self.score, 6),
-            "finished": self.finished,
-            "tokens": [{"id": t.id, "text": t.text, "logprob": round(t.logprob, 6)} for t in self.tokens],
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +109,7 @@ class Reader:
         batch_size: int = DEFAULT_BATCH_SIZE,
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
+        native_width: bool = False,
         on_error: OnError | None = None,
     ) -> Iterator[Line]:
         """Read images, in order.
@@ -169,6 +124,9 @@ class Reader:
             num_beams: 1 takes the most probable token at each step, more searches that many alternatives;
                 None is the model's own setting, 1 for most.
             max_new_tokens: most tokens of a line; None is the model's own limit.
+            native_width: leave out the padding on the right that a batch's lines share, for models whose
+                processor pads lines: several times faster where lines are short. The model was trained on
+                both; the texts of doubtful lines can differ from those of padded images.
             on_error: called with the source and the error of an image that cannot be read, which is then left
                 out. Without it, the error is raised after the lines of the images before.
         Yields:
@@ -176,20 +134,27 @@ class Reader:
         Raises:
             ImageError: an image cannot be read, and there is no `on_error`.
             GenerationError: the model cannot write that many tokens.
+            ReaderError: `native_width` for a processor that does not pad lines.
             ValueError: a number below 1.
         """
         for name, value in (("batch_size", batch_size), ("num_beams", num_beams)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")
+        if native_width and not self.processor.image_processor.pad_to_aspect_ratio:
+            raise ReaderError(
+                "native_width is for processors that pad lines (pad_to_aspect_ratio); this one scales every "
+                "image to the full size"
+            )
         sources = enumerate(_each(images))
         options = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         chosen = {name: value for name, value in options.items() if value is not None}
-        return self._lines(sources, batch_size, chosen, on_error)
+        return self._lines(sources, batch_size, native_width, chosen, on_error)
 
     def _lines(
         self,
         sources: Iterator[tuple[int, Any]],
         batch_size: int,
+        native_width: bool,
         options: dict[str, Any],
         on_error: OnError | None,
     ) -> Iterator[Line]:
@@ -198,9 +163,9 @@ class Reader:
             while batch := list(islice(sources, batch_size)):
                 current, ahead = ahead, pool.submit(self._prepare, batch)
                 if current is not None:
-                    yield from self._read_batch(current.result(), options, on_error)
+                    yield from self._read_batch(current.result(), native_width, options, on_error)
             if ahead is not None:
-                yield from self._read_batch(ahead.result(), options, on_error)
+                yield from self._read_batch(ahead.result(), native_width, options, on_error)
 
     def _prepare(self, batch: list[tuple[int, Any]]) -> list[_Image]:
         return [self._load(index, image) for index, image in batch]
@@ -217,7 +182,11 @@ class Reader:
             return _Image(source, error if is_path else ImageError(f"{source}: {error}"))
 
     def _read_batch(
-        self, images: list[_Image], options: dict[str, Any], on_error: OnError | None
+        self,
+        images: list[_Image],
+        native_width: bool,
+        options: dict[str, Any],
+        on_error: OnError | None,
     ) -> Iterator[Line]:
         good: list[tuple[str, Tensor]] = []
         for image in images:
@@ -226,17 +195,22 @@ class Reader:
             elif on_error is not None:
                 on_error(image.source, image.pixels)
             else:
-                yield from self._recognise(good, options)
+                yield from self._recognise(good, native_width, options)
                 raise image.pixels
-        yield from self._recognise(good, options)
+        yield from self._recognise(good, native_width, options)
 
     @torch.inference_mode()
-    def _recognise(self, images: list[tuple[str, Tensor]], options: dict[str, Any]) -> list[Line]:
+    def _recognise(
+        self, images: list[tuple[str, Tensor]], native_width: bool, options: dict[str, Any]
+    ) -> list[Line]:
         """Lines of a batch of (source, pixels (C, height, width))."""
         if not images:
             return []
         pixels = torch.stack([pixels for _, pixels in images])
-        encoded = self.model.encode(pixels.to(self.model.device, self.model.dtype))
+        if native_width:
+            pixels = without_padding(pixels, multiple=self.model.encoder.embeddings.patch_hw[1])
+        pixels = pixels.to(self.model.device, self.model.dtype)
+        encoded = self.model.encode(pixels, crop_pos_encoding=native_width)
         out = self.model.generate(
             encoder_outputs=encoded, return_dict_in_generate=True, num_return_sequences=1, **options
         )
@@ -268,6 +242,22 @@ class Reader:
         return Line(text=text, score=score, tokens=tokens, finished=finished, source=source)
 
 
+def without_padding(pixels: Tensor, *, multiple: int) -> Tensor:
+    """Cut the columns on the right that are flat in every image of a batch.
+
+    Args:
+        pixels: (B, C, height, width).
+        multiple: of the width that is kept, a patch's; between the last column that is not flat and the edge
+            at least one column more is kept.
+    Returns:
+        (B, C, height, width'), width' at most width.
+    """
+    is_flat = (pixels == pixels[..., -1:]).all(dim=1).all(dim=1).all(dim=0)  # (width,)
+    inked = (~is_flat).nonzero()
+    last = int(inked[-1]) + 1 if len(inked) else 0
+    return pixels[..., : min(pixels.shape[3], (last // multiple + 1) * multiple)]
+
+
 def token_log_probs(model: VisionEncoderDecoderModel, memory: Tensor, sequences: Tensor) -> Tensor:
     """Compute the log-probability of every token of given sequences, in one pass without search.
 
@@ -289,19 +279,6 @@ def token_log_probs(model: VisionEncoderDecoderModel, memory: Tensor, sequences:
         chosen = logits.gather(2, ids[:, 1:, None]).squeeze(2)  # (B, T-1)
         parts.append(chosen - logits.logsumexp(dim=2))
     return torch.cat(parts)
-
-
-def token_texts(tokenizer: Tokenizer, ids: list[int], text: str) -> list[str]:
-    """Split a decoded text into what each token adds to it; the parts joined are the text."""
-    prefixes = (tokenizer.decode(ids[:stop], skip_special_tokens=True) for stop in range(1, len(ids)))
-    ends = (_shared_start(prefix, text) for prefix in prefixes)
-    bounds = [0, *accumulate(ends, max), len(text)]
-    return [text[start:end] for start, end in pairwise(bounds)]
-
-
-def _shared_start(one: str, other: str) -> int:
-    """Number of characters that two strings begin with alike."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def check_tokenizer(tokenizer: Tokenizer, model: VisionEncoderDecoderModel) -> None:

@@ -14,7 +14,7 @@ from trocr.commands.console import Console, open_output, to_bytes
 from trocr.commands.paths import STANDARD_INPUT, PathError, expand
 
 if TYPE_CHECKING:
-    from trocr.reader import Line
+    from trocr.line import Line
 
 _POSITIVE = click.IntRange(min=1)
 
@@ -28,6 +28,7 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--beams", type=_POSITIVE, help="Alternatives that are searched.  [default: the model's]")
 @click.option("--batch-size", type=_POSITIVE, default=8, show_default=True, help="Images read together.")
 @click.option("--max-new-tokens", type=_POSITIVE, help="Longest text, in tokens.  [default: the model's]")
+@click.option("--native-width", is_flag=True, help="Leave out shared padding: faster for short lines.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: cuda where there is any]")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Precision.")
 @click.option("--revision", help="Branch, tag or commit of a Hub model.")
@@ -42,6 +43,7 @@ def read(
     beams: int | None,
     batch_size: int,
     max_new_tokens: int | None,
+    native_width: bool,
     device: str | None,
     dtype: str | None,
     revision: str | None,
@@ -79,6 +81,7 @@ def read(
                 batch_size=batch_size,
                 num_beams=beams,
                 max_new_tokens=max_new_tokens,
+                native_width=native_width,
                 on_error=skip,
             ):
                 with console.aside():
