@@ -270,6 +270,7 @@ def training_batches(
         prefetch_factor=2 if workers else None,
         multiprocessing_context="forkserver" if workers else None,
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # the global one is dropout's: a start must not move it
     )
     made = iter(loader)
     while True:

@@ -76,7 +76,7 @@ class EMA:
                 "resume with the model and the frozen parameters of the run that saved them"
             )
         for name, average in self.averages.items():
-            average.copy_(values[name])
+            average.copy_(_like(average, values[name]))
         self.num_updates = int(state["num_updates"])
 
 
@@ -84,3 +84,13 @@ def _local(tensor: Tensor) -> Tensor:
     """The part of a sharded tensor that lies here, or the tensor."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part
+
+
+def _like(average: Tensor, value: Tensor) -> Tensor:
+    """Cut a whole tensor as an average is cut among processes."""
+    if not hasattr(average, "to_local") or hasattr(value, "to_local"):
+        return value
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(average, DTensor)
+    return distribute_tensor(value.to(average.device), average.device_mesh, average.placements)
