@@ -84,6 +84,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "trocr.data": set(),
     "trocr.data.records": set(),
+    "trocr.data.mixture": {"trocr.data.records"},
     "trocr.training": {
         "trocr.atomic_write",
         "trocr.data.records",
