@@ -9,15 +9,58 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from trocr.config import VisionEncoderDecoderConfig
+from trocr.decoder import DecoderBlock
+from trocr.encoder import EncoderBlock
+from trocr.hub import MODEL_FILES, PROCESSOR_FILES, locate
 from trocr.models import VisionEncoderDecoderModel, ViTModel
 from trocr.nn.embeddings import resample_positions
 from trocr.processor import TrOCRProcessor
+from trocr.training.option_tables import ModelOptions
 
 Positions = Literal["resample", "extend"]
 
 
 class StartError(ValueError):
     """Training cannot start from this model in this way."""
+
+
+def load_start(options: ModelOptions) -> tuple[VisionEncoderDecoderModel, TrOCRProcessor]:
+    """Load or make the model that training starts from, and its processor.
+
+    Nothing is frozen here; see `trocr.training.optimizer.freeze`.
+
+    Args:
+        options: where it is and what is changed; with `init="random"` the directory needs a configuration and
+            the processor's files only.
+    Returns:
+        The model, in float32 on the CPU, and its processor.
+    Raises:
+        HubError: the files are neither here nor reachable.
+        StartError: the image size does not fit.
+    """
+    is_new = options.init == "random"
+    want = ("config.json", *PROCESSOR_FILES) if is_new else (*MODEL_FILES, *PROCESSOR_FILES)
+    folder = locate(options.checkpoint, want=want)
+    processor = TrOCRProcessor.from_pretrained(folder)
+    config = VisionEncoderDecoderConfig.from_pretrained(folder)
+    if options.dropout is not None:
+        decoder = dataclasses.replace(config.decoder, dropout=options.dropout)
+        config = dataclasses.replace(config, decoder=decoder)
+    if is_new:
+        model = VisionEncoderDecoderModel(config)
+    else:
+        model = VisionEncoderDecoderModel.from_pretrained(folder, config=config, dtype=torch.float32)
+    if options.image_size:
+        height, width = options.image_size
+        set_image_size(model, processor, (height, width), positions=options.positions)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if options.compile:
+        for module in model.modules():
+            if isinstance(module, EncoderBlock | DecoderBlock):
+                module.compile()
+    return model, processor
 
 
 def set_image_size(

@@ -39,7 +39,7 @@ class Step:
         grad_norm: 2-norm of the gradient before clipping.
         num_lines: lines of this step, over all processes.
         num_tokens: tokens of their labels.
-        lines_per_s: `num_lines` by the seconds since the step before ended, waiting for data included.
+        lines_per_s: `num_lines` by the seconds that the step took, waiting for data included.
         data_share: share of those seconds in which this process waited for data, 0..1.
         skipped: messages of this process's lines that could not be read.
         too_long: names of this process's lines whose labels were cut.
@@ -116,7 +116,7 @@ def train_steps(
             skipped=tuple(message for batch in micro_batches for message in batch.skipped),
             too_long=tuple(name for batch in micro_batches for name in batch.too_long),
         )
-        before = now
+        before = time.perf_counter()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
