@@ -89,7 +89,7 @@ LAYERS: dict[str, set[str]] = {
     "trocr.data.degradations": set(),
     "trocr.data.synthetic": {"trocr.atomic_write", "trocr.data.degradations", "trocr.data.records"},
     "trocr.data.augmentation": {"trocr.data.degradations", "trocr.data.records"},
-    "trocr.evaluation": set(),
+    "trocr.evaluation": {"trocr.data.records", "trocr.image", "trocr.reader"},
     "trocr.training": {
         "trocr.atomic_write",
         "trocr.config",
@@ -109,7 +109,14 @@ LAYERS: dict[str, set[str]] = {
         "trocr.processor",
         "trocr.reader",
     },
-    "trocr.commands": {"trocr.reader"},
+    "trocr.commands": {
+        "trocr.data.records",
+        "trocr.data.sources",
+        "trocr.evaluation",
+        "trocr.hub",
+        "trocr.image",
+        "trocr.reader",
+    },
     "trocr.cli": {"trocr"},  # and the commands, by name, when they are called
     "weights_conversion": set(),
 }

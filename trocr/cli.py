@@ -11,6 +11,7 @@ from trocr import __version__
 
 COMMANDS = {
     "read": ("trocr.commands.read", "Print the text of line images."),
+    "evaluate": ("trocr.commands.evaluate", "Compare readings with what the lines say."),
 }
 """Command -> the module with a function of that name, and what the list of commands says about it."""
 

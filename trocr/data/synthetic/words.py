@@ -10,8 +10,9 @@ the of and to in is that for it as was with be by on not he his but at are this 
 one you were all her she there would their we him been has when who will no more if out so said what up its
 about into than them can only other time new some could these two may first then do any like my now over such
 our man me even most made after also did many off before must well back through years much where your way down
-should because long each just state those people too little good world make very year still see work life being
-day men between never another know while last might us great old came under go against take right three place
+should because long each just state those people too little good world make very year still see work life
+being day men
+between never another know while last might us great old came under go against take right three place
 himself same hand without water small house both during number part found home again big four school side door
 office open price total order item table paper street road book page letter week month money name city company
 service change list line card bread milk coffee sugar rice
