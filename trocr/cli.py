@@ -11,6 +11,8 @@ from trocr import __version__
 
 COMMANDS = {
     "read": ("trocr.commands.read", "Print the text of line images."),
+    "data": ("trocr.commands.data", "Look at lines with their texts, pack them, split them."),
+    "synth": ("trocr.commands.synth", "Write generated lines."),
     "evaluate": ("trocr.commands.evaluate", "Compare readings with what the lines say."),
 }
 """Command -> the module with a function of that name, and what the list of commands says about it."""

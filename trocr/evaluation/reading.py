@@ -3,7 +3,6 @@
 Source: original work.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -76,19 +75,18 @@ def read_source(
             max_new_tokens=max_new_tokens,
             native_width=native_width,
         )
-        with contextlib.closing(lines):  # type: ignore[type-var]
-            for (number, record, image), line in zip(opened, lines, strict=True):
-                found[number] = Reading(
-                    name=record.name,
-                    target=record.text,
-                    reading=line.text,
-                    group=record.group,
-                    aspect=image.width / image.height,
-                    score=line.score,
-                    finished=line.finished,
-                )
-                if progress is not None:
-                    progress()
+        for (number, record, image), line in zip(opened, lines, strict=True):
+            found[number] = Reading(
+                name=record.name,
+                target=record.text,
+                reading=line.text,
+                group=record.group,
+                aspect=image.width / image.height,
+                score=line.score,
+                finished=line.finished,
+            )
+            if progress is not None:
+                progress()
         seconds += time.perf_counter() - started
     if not found:
         raise DataError(f"none of the {len(source)} lines can be opened: {'; '.join(skipped[:3])}")

@@ -182,7 +182,7 @@ def _summary_writer(folder: Path, start_step: int) -> Any:
         raise OptionsError(
             ["run.tensorboard=true needs TensorBoard: pip install 'trocr[train]', or set it to false"]
         ) from error
-    return SummaryWriter(str(folder), purge_step=start_step or None)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=start_step or None)
 
 
 def _picture(image: Image.Image) -> np.ndarray:

@@ -225,7 +225,9 @@ def build_run(options: TrainingOptions, here: Processes) -> Run:
     objective.to(here.device)
     lines = training_lines(options.data)
     num_steps = options.run.steps or math.ceil(options.run.epochs * lines.epoch / options.batch.size)
-    limit = objective.model.config.decoder.max_position_embeddings
+    model = objective.model
+    assert isinstance(model, VisionEncoderDecoderModel)
+    limit = model.config.decoder.max_position_embeddings
     lanes = options.batch.lanes(here.world_size)
     settings = BatchSettings(
         size=options.batch.size // lanes,
@@ -254,7 +256,7 @@ def build_run(options: TrainingOptions, here: Processes) -> Run:
             augment=build_augmentation(
                 options.augmentation.preset,
                 options.augmentation.settings,
-                image_hw=objective.model.encoder.embeddings.image_hw,
+                image_hw=model.encoder.embeddings.image_hw,
                 keeps_aspect=processor.image_processor.pad_to_aspect_ratio,
             ),
             endless=lines.endless,

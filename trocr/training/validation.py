@@ -3,7 +3,6 @@
 Source: original work.
 """
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -86,16 +85,15 @@ def validate(
     """
     reader = Reader(model, processor)
     native_width = processor.image_processor.pad_to_aspect_ratio
-    texts, readings, skipped, samples = [], [], [], []
+    texts: list[str] = []
+    readings: list[str] = []
+    skipped: list[str] = []
+    samples: list[Sample] = []
     autocast = torch.autocast(model.device.type, autocast_dtype, enabled=autocast_dtype is not None)
     for opened in _chunks(source, max_lines, skipped):
         images = [image for _, image in opened]
-        with (
-            autocast,
-            contextlib.closing(
-                reader.read(images, batch_size=batch_size, num_beams=1, native_width=native_width)
-            ) as lines,
-        ):
+        with autocast:
+            lines = reader.read(images, batch_size=batch_size, num_beams=1, native_width=native_width)
             for (record, image), line in zip(opened, lines, strict=True):
                 texts.append(record.text)
                 readings.append(line.text)

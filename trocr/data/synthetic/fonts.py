@@ -142,7 +142,8 @@ def scan(path: str, alphabet: str) -> Font | None:
     try:
         font = ImageFont.truetype(path, SCAN_PX, layout_engine=ImageFont.Layout.BASIC)
         unknown = {bytes(font.getmask(character)) for character in "\uf8fe\u0378"}
-        missing, seen = [], {}
+        missing: list[str] = []
+        seen: dict[tuple[bytes, float], str] = {}
         for character in alphabet:
             drawn = bytes(font.getmask(character))
             key = (drawn, font.getlength(character))
