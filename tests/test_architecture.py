@@ -134,7 +134,6 @@ LAYERS: dict[str, set[str]] = {
         "trocr.config",
         "trocr.data.inspection",
         "trocr.data.lmdb_source",
-        "trocr.data.records",
         "trocr.data.shards",
         "trocr.data.sources",
         "trocr.data.split",

@@ -186,18 +186,8 @@ def test_command_writes_lines_and_a_sheet(tmp_path):
     config = tmp_path / "c.toml"
     config.write_text("[synthetic]\nmax_characters = 12\n")
     folder, tars, sheet = tmp_path / "folder", tmp_path / "tars", tmp_path / "s.png"
-    first = [
-        "synth",
-        str(folder),
-        "--num",
-        "6",
-        "--seed",
-        "2",
-        "--config",
-        str(config),
-        "--preview",
-        str(sheet),
-    ]
+    common = ["--seed", "2", "--config", str(config)]
+    first = ["synth", str(folder), "--num", "6", "--preview", str(sheet), *common]
     done = CliRunner().invoke(main, first)
     assert done.exit_code == 0, done.output
     source = open_source(folder)
