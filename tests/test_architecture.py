@@ -129,6 +129,15 @@ LAYERS: dict[str, set[str]] = {
         "trocr.processor",
         "trocr.reader",
     },
+    "trocr.doctor": {
+        "trocr.data.records",
+        "trocr.image",
+        "trocr.models",
+        "trocr.processor",
+        "trocr.reader",
+        "trocr.tokenizers",
+        "trocr.training",
+    },
     "trocr.commands": {
         "trocr.atomic_write",
         "trocr.config",
@@ -138,6 +147,7 @@ LAYERS: dict[str, set[str]] = {
         "trocr.data.sources",
         "trocr.data.split",
         "trocr.data.synthetic",
+        "trocr.doctor",
         "trocr.evaluation",
         "trocr.hub",
         "trocr.image",

@@ -1,0 +1,159 @@
+"""Trials of training: the loss at start, gradients, and one batch learnt by heart, on a copy.
+
+Source: "overfit one batch" and the loss at initialisation are the first steps of Karpathy's "A recipe for
+training neural networks" (2019).
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trocr.doctor.findings import Finding, ok, some
+from trocr.processor import TrOCRProcessor
+from trocr.training.batches import label_ids, pad_labels
+from trocr.training.objective import Objective
+
+NEAR_RANDOM = 0.15
+"""How far the loss of random weights may be from that of equal probabilities, as a share of it."""
+
+PRETRAINED_SHARE = 0.7
+"""Share of that loss below which trained weights should begin."""
+
+LEARNT_SHARE = 0.5
+"""What must be left of the loss at most, after the steps on one batch."""
+
+TRIAL_LR = 5e-4
+
+
+def check_training(
+    objective: Objective,
+    processor: TrOCRProcessor,
+    lines: Sequence[tuple[str, str, Image.Image]],
+    *,
+    is_new: bool,
+    steps: int = 30,
+    lr: float = TRIAL_LR,
+) -> Iterator[Finding]:
+    """Train a copy of the model on one batch, and look at its loss and gradients.
+
+    Args:
+        objective: what is trained; it stays as it is.
+        processor: of its model.
+        lines: (name, text, image), a batch.
+        is_new: the weights are random.
+        steps: optimizer steps on the batch; 0 leaves the trial out.
+        lr: of these steps.
+    """
+    trial = Objective(copy.deepcopy(objective.model), label_smoothing=0.0)
+    images = [image for _, _, image in lines]
+    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    rows = [label_ids(processor, text) for _, text, _ in lines]
+    labels = pad_labels(rows)
+    loss = _loss(trial.eval(), pixels, labels)
+    first = float(loss.detach())
+    yield from _start(first, processor, trial, is_new=is_new)
+    if not math.isfinite(first):
+        return
+    yield from _gradients(trial, objective, loss)
+    if steps:
+        yield from _by_heart(trial, pixels, labels, first, steps=steps, lr=lr)
+
+
+def _loss(trial: Objective, pixels: Tensor, labels: Tensor) -> Tensor:
+    return trial(pixels, labels).tokens / (labels != -100).sum()
+
+
+def _start(loss: float, processor: TrOCRProcessor, trial: Objective, *, is_new: bool) -> Iterator[Finding]:
+    rows = trial.model.decoder.embed_tokens.num_embeddings
+    even = math.log(rows)
+    if not math.isfinite(loss):
+        yield Finding(
+            "error",
+            "loss at start",
+            f"the loss of the first batch is {loss}",
+            "nothing can be learnt from it",
+            "train in float32, and look at images and labels with `trocr data inspect`",
+        )
+    elif is_new and abs(loss - even) > NEAR_RANDOM * even:
+        yield Finding(
+            "warning",
+            "loss at start",
+            f"{loss:.2f} with random weights, expected about ln {rows} = {even:.2f}",
+            "the output is not spread evenly: initialisation or scales are off",
+            "look at initializer_range and init_std in the configuration",
+        )
+    elif not is_new and loss > PRETRAINED_SHARE * even:
+        yield Finding(
+            "warning",
+            "loss at start",
+            f"{loss:.2f} with trained weights; a guess among {rows} tokens costs {even:.2f}",
+            "the model reads next to nothing here: another tokenizer, start token, image size or script",
+            "see the findings above; read some of these lines with `trocr read` to see what it makes of them",
+        )
+    else:
+        what = "random" if is_new else "trained"
+        yield ok("loss at start", f"{loss:.2f} with {what} weights; a guess costs {even:.2f}")
+
+
+def _gradients(trial: Objective, objective: Objective, loss: Tensor) -> Iterator[Finding]:
+    trial.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    frozen, lost, total = [], [], 0
+    for name, parameter in trial.model.named_parameters():
+        total += 1
+        if not parameter.requires_grad:
+            frozen.append(name)
+        elif parameter.grad is None or not bool(parameter.grad.any()):
+            lost.append(name)
+    lost = [name for name in lost if not name.endswith("k_proj.bias")]  # softmax ignores it
+    lost = [name for name in lost if "pooler" not in name]
+    trained = [name for name in frozen if "pooler" not in name]
+    if lost:
+        yield Finding(
+            "warning",
+            "gradients",
+            f"{len(lost)} of {total} parameters get no gradient: {some(lost)}",
+            "they are not connected to the loss, and stay as they are",
+            "freeze them, or look at what the forward pass leaves out",
+        )
+    else:
+        yield ok("gradients", f"{total - len(frozen)} parameters get one, {len(frozen)} are frozen")
+    if trained and len(trained) > total // 2:
+        yield Finding(
+            "warning",
+            "frozen",
+            f"{len(trained)} of {total} parameters are frozen: {some(trained)}",
+            "a frozen encoder cannot learn a new kind of image, a frozen decoder no new words",
+            "look at model.freeze",
+        )
+
+
+def _by_heart(
+    trial: Objective, pixels: Tensor, labels: Tensor, first: float, *, steps: int, lr: float
+) -> Iterator[Finding]:
+    parameters = [parameter for parameter in trial.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = _loss(trial, pixels, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+    with torch.no_grad():
+        last = float(_loss(trial, pixels, labels))
+    if last > max(LEARNT_SHARE * first, 0.05):
+        yield Finding(
+            "error",
+            "one batch",
+            f"{steps} steps at {lr:g} on {len(labels)} lines bring the loss from {first:.3f} to "
+            f"{last:.3f} only",
+            "a model that cannot learn one batch by heart cannot learn the data: labels do not belong to the "
+            "images, too much is frozen, or the weights are broken",
+            "look at the lines with `trocr evaluate --html`, at model.freeze, and at the findings above",
+        )
+    else:
+        yield ok("one batch", f"{steps} steps bring the loss from {first:.3f} to {last:.3f}")
