@@ -13,6 +13,7 @@ COMMANDS = {
     "read": ("trocr.commands.read", "Print the text of line images."),
     "data": ("trocr.commands.data", "Look at lines with their texts, pack them, split them."),
     "synth": ("trocr.commands.synth", "Write generated lines."),
+    "assemble": ("trocr.commands.assemble", "Make a model of a pretrained encoder and decoder."),
     "doctor": ("trocr.commands.doctor", "Find what would spoil a training run."),
     "evaluate": ("trocr.commands.evaluate", "Compare readings with what the lines say."),
 }

@@ -1,0 +1,160 @@
+"""The decoder from a text model: BERT-, RoBERTa-, XLM-RoBERTa- and MiniLM-type weights, or a checkpoint's.
+
+Source: arXiv:2109.10282 sec. 2.3 (decoders start from RoBERTa and MiniLM, with new attention to the image).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from trocr.config import TrOCRConfig
+from trocr.hub import MODEL_FILES, locate
+from trocr.models import TrOCRForCausalLM
+from trocr.parts.report import PartsError
+from weights_conversion import bert as names
+from weights_conversion.files import find_weights, open_weights
+
+FIRST_ROW = {"bert": 0, "roberta": 2, "xlm-roberta": 2}
+"""Type of model -> row of its position table that the first token has."""
+
+DECODER_EPS = 1e-5
+"""Epsilon of a TrOCR decoder's norms, which no configuration can change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPart:
+    """A decoder's configuration and weights, by our names.
+
+    Attributes:
+        origin: where it is from, for the report.
+        config: of the decoder; it attends to no image yet.
+        weights: our name -> tensor.
+        sources: our name -> the source's name.
+        notes: the source's name -> what was done.
+        left_out: (the source's name, reason).
+        norm_eps: of the source.
+    """
+
+    origin: str
+    config: TrOCRConfig
+    weights: Mapping[str, Tensor]
+    sources: Mapping[str, str]
+    notes: Mapping[str, str]
+    left_out: tuple[tuple[str, str], ...]
+    norm_eps: float
+
+
+def load_text_part(
+    source: str, *, layers: str | Sequence[int] = "all", max_positions: int | None = None
+) -> TextPart:
+    """Load a decoder.
+
+    Args:
+        source: folder, or Hub id, of a BERT-, RoBERTa- or XLM-RoBERTa-type model (MiniLM's are such).
+        layers: "all", "last:N", "first:N", "every:N" (each N-th, the last one among them), or numbers.
+        max_positions: tokens that the decoder can write; None takes all positions of the source.
+    Raises:
+        PartsError: it is another kind of model, or has no such layers.
+        HubError: the files are neither here nor reachable.
+    """
+    folder = locate(source, want=MODEL_FILES)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = values.get("model_type")
+    if kind not in FIRST_ROW:
+        raise PartsError(f"{source}: model_type is {kind!r}, expected one of {', '.join(FIRST_ROW)}")
+    _check(values, source)
+    chosen = choose_layers(layers, int(values["num_hidden_layers"]))
+    with open_weights(find_weights(folder)) as file:
+        tensors = {name: file.tensor(name).float() for name in file.shapes}
+    try:
+        plain = names.plain(tensors, layers=chosen, starts_at=FIRST_ROW[kind], max_positions=max_positions)
+    except names.TextModelError as error:
+        raise PartsError(f"{source}: {error}") from error
+    config = _config(values, plain, kind)
+    skeleton = TrOCRForCausalLM(config)
+    expected = {
+        name: tuple(parameter.shape)
+        for name, parameter in skeleton.named_parameters()
+        if "cross_attn" not in name and not name.startswith("output_projection")
+    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in plain.tensors.items()}
+    plan = names.TABLE.plan(shapes, expected, origin=source)
+    return TextPart(
+        origin=f"{source}, layers {', '.join(map(str, chosen))}",
+        config=config,
+        weights={move.target: plain.tensors[move.source] for move in plan.items},
+        sources={move.target: move.source for move in plan.items},
+        notes=dict(plain.notes),
+        left_out=plain.left_out,
+        norm_eps=float(values.get("layer_norm_eps", 1e-12)),
+    )
+
+
+def choose_layers(layers: str | Sequence[int], count: int) -> list[int]:
+    """Numbers of the layers that a description names.
+
+    Raises:
+        PartsError: it is no description, or names more layers than there are.
+    """
+    if not isinstance(layers, str):
+        found = list(layers)
+    elif layers == "all":
+        return list(range(count))
+    else:
+        kind, _, number = layers.partition(":")
+        if kind in ("last", "first", "every") and number.isdigit() and int(number) > 0:
+            step = int(number)
+            found = {
+                "last": list(range(count - step, count)),
+                "first": list(range(step)),
+                "every": list(range(count - 1, -1, -step))[::-1],
+            }[kind]
+        elif layers.replace(",", "").replace(" ", "").isdigit():
+            found = [int(part) for part in layers.split(",")]
+        else:
+            raise PartsError(
+                f"layers {layers!r} must be all, last:N, first:N, every:N, or numbers such as 0,2,4"
+            )
+    if not found or not all(0 <= number < count for number in found):
+        raise PartsError(f"layers {layers!r} are not among the {count} of the model")
+    return found
+
+
+def _check(values: Mapping[str, Any], source: str) -> None:
+    if values.get("hidden_act", "gelu") not in ("gelu", "relu"):
+        raise PartsError(f"{source}: activation {values['hidden_act']!r}; a TrOCR decoder has gelu or relu")
+    if values.get("position_embedding_type", "absolute") != "absolute":
+        raise PartsError(
+            f"{source}: its positions are {values['position_embedding_type']}, expected absolute"
+        )
+
+
+def _config(values: Mapping[str, Any], plain: names.PlainText, kind: str) -> TrOCRConfig:
+    tokens = {"bert": (101, 0, 102), "roberta": (0, 1, 2), "xlm-roberta": (0, 1, 2)}[kind]
+    start, padding, end = tokens
+    is_bert = kind == "bert"
+    blocks = {name.split(".")[2] for name in plain.tensors if name.startswith("encoder.layer.")}
+    rows, width = plain.tensors["embeddings.word_embeddings.weight"].shape
+    return TrOCRConfig(
+        vocab_size=rows,
+        d_model=width,
+        decoder_layers=len(blocks),
+        decoder_attention_heads=values["num_attention_heads"],
+        decoder_ffn_dim=values["intermediate_size"],
+        activation_function=values.get("hidden_act", "gelu"),
+        max_position_embeddings=len(plain.tensors["embeddings.position_embeddings.weight"]) - names.OFFSET,
+        dropout=values.get("hidden_dropout_prob", 0.1),
+        attention_dropout=values.get("attention_probs_dropout_prob", 0.1),
+        init_std=values.get("initializer_range", 0.02),
+        decoder_start_token_id=min(start if is_bert else end, rows - 1),
+        pad_token_id=values.get("pad_token_id", padding),
+        bos_token_id=min(values.get("bos_token_id") or start, rows - 1),
+        eos_token_id=min(end if is_bert else values.get("eos_token_id", end), rows - 1),
+        scale_embedding=False,
+        layernorm_embedding=True,
+        use_learned_position_embeddings=True,
+        tie_word_embeddings=True,
+    )
