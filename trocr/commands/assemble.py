@@ -34,7 +34,7 @@ def assemble(
     seed: int,
     json_file: str | None,
 ) -> None:
-    """Write a checkpoint OUT whose encoder is an image model's and whose decoder is a text model's.
+    """Make a checkpoint OUT whose encoder is an image model's and whose decoder is a text model's.
 
     The decoder's attention to the image is new, so it must be trained before it reads. Prints what was taken
     over from where, and what is new.
