@@ -121,6 +121,24 @@ def test_dropout_acts_in_training_only() -> None:
         assert torch.equal(attention.eval()(x)[0], attention(x)[0])
 
 
+@pytest.mark.parametrize(("dtype", "count"), [(torch.bfloat16, 1), (None, 0)])
+def test_training_in_bf16_takes_plain_products(monkeypatch, dtype, count) -> None:
+    monkeypatch.setattr("trocr.nn.attention.HALF_PRODUCTS", True)
+    torch.manual_seed(0)
+    attention = Attention(width=16, num_heads=2)
+    seen = []
+    attention.probs.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    x = torch.randn(2, 12, 16)
+    expected = torch.autograd.grad(attention(x, is_causal=True)[0].square().sum(), attention.q_proj.weight)
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        out = attention(x, is_causal=True)[0]
+        with torch.no_grad():
+            attention(x, is_causal=True)
+    found = torch.autograd.grad(out.float().square().sum(), attention.q_proj.weight)
+    assert len(seen) == count
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05 * float(expected[0].abs().max()))
+
+
 def test_set_attention() -> None:
     model = nn.Sequential(
         nn.ModuleDict({"a": Attention(width=4, num_heads=1)}), Attention(width=4, num_heads=1)
