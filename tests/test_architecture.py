@@ -109,7 +109,7 @@ LAYERS: dict[str, set[str]] = {
     "trocr.data.degradations": set(),
     "trocr.data.synthetic": {"trocr.atomic_write", "trocr.data.degradations", "trocr.data.records"},
     "trocr.data.augmentation": {"trocr.data.degradations", "trocr.data.records"},
-    "trocr.evaluation": {"trocr.data.records", "trocr.image", "trocr.reader"},
+    "trocr.evaluation": {"trocr.data.records", "trocr.image", "trocr.reader", "trocr.tokenizers"},
     "trocr.training": {
         "trocr.atomic_write",
         "trocr.config",

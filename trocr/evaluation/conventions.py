@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trocr.evaluation.distance import EvaluationError, count_edits, distance, total
-from trocr.evaluation.texts import alphanumeric, without_token_spaces
+from trocr.evaluation.texts import alphanumeric
+from trocr.tokenizers import Tokenizer
 
 Scores = dict[str, float]
 
@@ -73,7 +74,7 @@ def _evaluate_new(pairs: Sequence[Pair]) -> Scores:
 
 
 def _hf_notebook(pairs: Sequence[Pair]) -> Scores:
-    return {"cer": _micro(pairs, lambda t: list(_collapsed(without_token_spaces(t))))}
+    return {"cer": _micro(pairs, lambda t: list(_collapsed(Tokenizer.clean_up_tokenization(t))))}
 
 
 def _macro(pairs: Sequence[Pair]) -> Scores:

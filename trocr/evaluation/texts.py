@@ -64,27 +64,3 @@ class Normalisation:
 def alphanumeric(text: str) -> str:
     """Lower case, and only 0-9 and a-z of it: the 36 characters of scene-text benchmarks."""
     return "".join(character for character in text.lower() if character in _ALPHANUMERIC)
-
-
-_CLEAN_UPS = (
-    (" .", "."),
-    (" ?", "?"),
-    (" !", "!"),
-    (" ,", ","),
-    (" ' ", "'"),
-    (" n't", "n't"),
-    (" 'm", "'m"),
-    (" 's", "'s"),
-    (" 've", "'ve"),
-    (" 're", "'re"),
-)
-
-
-def without_token_spaces(text: str) -> str:
-    """Take spaces before punctuation and contractions away.
-
-    Source: transformers' `clean_up_tokenization`, as its version 4 applied to decoded text.
-    """
-    for spaced, joined in _CLEAN_UPS:
-        text = text.replace(spaced, joined)
-    return text

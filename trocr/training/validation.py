@@ -3,22 +3,21 @@
 Source: original work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 
-from trocr.data.records import DataError, LineRecord, LineSource
+from trocr.data.records import LineSource
+from trocr.data.sources import Subset
 from trocr.evaluation.distance import corpus_cer
-from trocr.image import ImageError
+from trocr.evaluation.reading import read_source
+from trocr.evaluation.report import Reading
 from trocr.models import VisionEncoderDecoderModel
 from trocr.processor import TrOCRProcessor
 from trocr.reader import Reader
-
-CHUNK = 256
-"""Lines that are opened and sorted by shape together, so that batches hold little padding."""
 
 _CHOICE = 21
 """Stream of random numbers: which lines are read where not all are."""
@@ -83,48 +82,39 @@ def validate(
     Raises:
         DataError: no line can be opened.
     """
-    reader = Reader(model, processor)
-    native_width = processor.image_processor.pad_to_aspect_ratio
-    texts: list[str] = []
-    readings: list[str] = []
-    skipped: list[str] = []
-    samples: list[Sample] = []
-    autocast = torch.autocast(model.device.type, autocast_dtype, enabled=autocast_dtype is not None)
-    for opened in _chunks(source, max_lines, skipped):
-        images = [image for _, image in opened]
-        with autocast:
-            lines = reader.read(images, batch_size=batch_size, num_beams=1, native_width=native_width)
-            for (record, image), line in zip(opened, lines, strict=True):
-                texts.append(record.text)
-                readings.append(line.text)
-                if len(samples) < num_samples:
-                    sample = Sample(name=record.name, text=record.text, reading=line.text, image=image)
-                    samples.append(sample)
-    if not texts:
-        raise DataError(f"no line for validation can be opened: {'; '.join(skipped[:3])}")
+    numbers = np.arange(len(source))
+    if 0 < max_lines < len(numbers):
+        rng = np.random.default_rng(_CHOICE)
+        numbers = np.sort(rng.choice(len(numbers), size=max_lines, replace=False))
+    chosen = Subset(source, [int(number) for number in numbers])
+    with torch.autocast(model.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+        lines = read_source(
+            Reader(model, processor),
+            chosen,
+            batch_size=batch_size,
+            num_beams=1,
+            native_width=processor.image_processor.pad_to_aspect_ratio,
+        )
+    readings = lines.readings
     return Validation(
-        cer=corpus_cer(texts, readings),
-        exact=sum(text == reading for text, reading in zip(texts, readings, strict=True)) / len(texts),
-        num_lines=len(texts),
-        skipped=tuple(skipped),
-        samples=tuple(samples),
+        cer=corpus_cer([r.target for r in readings], [r.reading for r in readings]),
+        exact=sum(r.target == r.reading for r in readings) / len(readings),
+        num_lines=len(readings),
+        skipped=lines.skipped,
+        samples=_samples(chosen, readings[:num_samples]),
     )
 
 
-def _chunks(
-    source: LineSource, max_lines: int, skipped: list[str]
-) -> Iterator[list[tuple[LineRecord, Image.Image]]]:
-    """Opened lines, each chunk sorted from narrow to wide."""
-    numbers = np.arange(len(source))
-    if 0 < max_lines < len(numbers):
-        chosen = np.random.default_rng(_CHOICE).choice(len(numbers), size=max_lines, replace=False)
-        numbers = np.sort(chosen)
-    for start in range(0, len(numbers), CHUNK):
-        opened = []
-        for number in numbers[start : start + CHUNK]:
-            record = source[int(number)]
-            try:
-                opened.append((record, record.open()))
-            except ImageError as error:
-                skipped.append(f"{record.name}: {error}")
-        yield sorted(opened, key=lambda pair: pair[1].width / pair[1].height)
+def _samples(source: LineSource, readings: Sequence[Reading]) -> tuple[Sample, ...]:
+    """The first readings with their images; they are in the order of the source."""
+    waiting = list(readings)
+    samples = []
+    for number in range(len(source)):
+        if not waiting:
+            break
+        record = source[number]
+        if record.name == waiting[0].name:
+            found = waiting.pop(0)
+            image = record.open()
+            samples.append(Sample(name=found.name, text=found.target, reading=found.reading, image=image))
+    return tuple(samples)
