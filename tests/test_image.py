@@ -78,7 +78,7 @@ def pixels(processor: ViTImageProcessor, image: object, **overrides: object) -> 
 
 
 def finished_line(image: Image.Image) -> np.ndarray:
-    """(32, 640) levels, by the recipe the shipped checkpoint was trained with."""
+    """(32, 640) levels, by the recipe that the shipped checkpoint is trained with (at 960)."""
     image = image.convert("L")
     width = min(640, round(image.width * 32 / image.height))
     resized = np.asarray(image.resize((width, 32), Image.Resampling.BILINEAR))

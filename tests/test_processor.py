@@ -38,7 +38,7 @@ def test_images_alone(processor: TrOCRProcessor, image: Image.Image) -> None:
     assert isinstance(found, BatchFeature)
     assert list(found.keys()) == ["pixel_values"]
     expected = processor.image_processor(image, return_tensors="pt").pixel_values
-    assert found.pixel_values.shape == (1, 3, 32, 640)
+    assert found.pixel_values.shape == (1, 3, 32, 960)
     assert torch.equal(found.pixel_values, expected)
     assert torch.equal(processor(images=[image, image], return_tensors="pt").pixel_values[1:], expected)
 

@@ -49,8 +49,14 @@ def drawn_lines(count: int, *, longest: int = 12) -> Lines:
     )
 
 
+IMAGE_HW = (32, 640)
+
+
 def processor() -> TrOCRProcessor:
-    return TrOCRProcessor.from_pretrained(SHIPPED)
+    """The shipped one, for images of the small model."""
+    found = TrOCRProcessor.from_pretrained(SHIPPED)
+    found.image_processor.size = {"height": IMAGE_HW[0], "width": IMAGE_HW[1]}
+    return found
 
 
 def small_model(*, dropout: float = 0.0, seed: int = 0) -> VisionEncoderDecoderModel:
@@ -58,6 +64,7 @@ def small_model(*, dropout: float = 0.0, seed: int = 0) -> VisionEncoderDecoderM
     config = VisionEncoderDecoderModel.config_class.from_pretrained(SHIPPED)
     encoder = dataclasses.replace(
         config.encoder,
+        image_size=IMAGE_HW,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
