@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
 from itertools import islice
 from pathlib import Path
@@ -107,11 +108,18 @@ def test_resumption_in_a_new_process(tmp_path):
 
 
 def in_child(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    child = start_child(code, folder)
+    out, messages = child.communicate()
+    return subprocess.CompletedProcess(child.args, child.returncode, out, messages)
+
+
+def start_child(code: str, folder: Path) -> subprocess.Popen[str]:
     here = Path(__file__).resolve().parent
     head = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parents[1])!r}]; FOLDER = {str(folder)!r}\n"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", head + textwrap.dedent(code)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
 def test_random_numbers_go_on(tmp_path):
@@ -169,6 +177,34 @@ def test_a_kill_in_the_middle_of_saving_leaves_the_state_before(tmp_path):
     run.resume(tmp_path)
     run.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["state-00000001.pt"]  # the leftover is gone
+
+
+def test_a_kill_at_any_moment_leaves_a_run_that_goes_on_exactly(tmp_path):
+    """A process that trains and saves without a pause is killed while a file is being written."""
+    code = """
+        from test_state import Run
+        run = Run()
+        while True:
+            run.train(1)
+            run.save(FOLDER)
+    """
+    child = start_child(code, tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while not list_states(tmp_path) or not any(f.stat().st_size for f in tmp_path.glob(".state-*.tmp")):
+            assert child.poll() is None, "the process ended by itself"
+            assert time.monotonic() < deadline, "no file was seen being written"
+    except FileNotFoundError:
+        pass  # the file was whole in between: another moment to be killed in
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    run = Run(seed=5)
+    run.resume(tmp_path)
+    losses = run.train(2)
+    whole = Run()  # after it: both draw from the global random numbers
+    assert whole.train(run.step)[-2:] == losses
+    assert_same(run, whole)
 
 
 def test_a_full_disk_is_named_and_the_state_before_is_whole(tmp_path):

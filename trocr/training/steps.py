@@ -21,6 +21,9 @@ from trocr.training.batches import Batch
 from trocr.training.ctc import CTCHead
 from trocr.training.objective import Losses
 
+MIN_SCALE = 1e-4
+"""Smallest factor of float16 losses; what overflows below it is not finite at all. As fairseq's."""
+
 
 class TrainingError(ValueError):
     """Training cannot go on."""
@@ -91,7 +94,8 @@ def train_steps(
     Yields:
         A `Step` for each.
     Raises:
-        TrainingError: a loss or the gradient is not finite; the message names the lines.
+        TrainingError: a loss or the gradient is not finite; the message names the lines. In float16 a step
+            whose gradient is not is left out and the scale lowered, until that no longer helps.
     """
     loop = _Loop(objective, optimizer, ctc_weight, clip_norm, autocast_dtype, scaler)
     before = time.perf_counter()
@@ -227,10 +231,19 @@ class _Loop:
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            self._check_scale(step, micro_batches, self.scaler.get_scale())
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
+
+    def _check_scale(self, step: int, micro_batches: Sequence[Batch], scale: float) -> None:
+        if scale < MIN_SCALE:
+            raise TrainingError(
+                f"step {step + 1}: the gradient overflowed in float16 so often that the loss is scaled by "
+                f"{scale:.0e}; the last lines are {_names(micro_batches)}. Train in bfloat16 or float32, or "
+                "lower the learning rate"
+            )
 
     def _total(self, *numbers: float) -> list[float]:
         """Sums over all processes."""
