@@ -92,6 +92,7 @@ def their_steps(model: torch.nn.Module, lines: Lines, precision: str, loop: str)
 @click.option("--runs", type=int, help="Counted steps of each.")
 def main(batch: int, tokens: tuple[int, int], loops: list[str], precisions: list[str], runs: int) -> None:
     """Compare the time of a training step, in one thread, with that of loops over `transformers`."""
+    transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(1)
     click.echo(
