@@ -1,5 +1,11 @@
 import dataclasses
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +92,34 @@ def test_workers_change_nothing(proc):
     here = signature(islice(training_batches(windows(proc)), 5))
     there = signature(islice(training_batches(windows(proc), workers=2), 5))
     assert here == there
+
+
+def tell_workers() -> None:
+    """Run by the test below in a process of its own."""
+    steps = training_batches(windows(processor()), workers=2)
+    next(steps)
+    print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+
+
+def is_running(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_a_training_process_that_is_killed():
+    here = Path(__file__).resolve().parent
+    code = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parents[1])!r}]\n"
+    code += "if __name__ == '__main__':\n    import test_batches; test_batches.tell_workers()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        workers = list(map(int, child.stdout.readline().split()))
+        child.send_signal(signal.SIGKILL)
+    assert len(workers) == 2
+    deadline = time.monotonic() + 30
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline, "workers outlive their training process"
+        time.sleep(0.1)
 
 
 def test_starting_later_gives_the_same_steps(proc):

@@ -9,6 +9,10 @@ position in the data is one number, the step.
 Source: original work; windows sorted by length are the bucketing of arXiv:1409.3215 sec. 3.4.
 """
 
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -297,3 +301,14 @@ class _Numbers:
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # A worker's parent is the fork server, which lives as long as a worker does: of a training process that
+    # is killed, PyTorch's own watch sees nothing, and both would stay for ever.
+    training = multiprocessing.parent_process()
+    assert training is not None
+    threading.Thread(target=_end_with, args=(training.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when the one that it works for has ended."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
