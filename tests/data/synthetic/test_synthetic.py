@@ -95,6 +95,17 @@ def test_kinds_of_text():
     assert all(set(digits.draw(np.random.default_rng(i))) <= set("0123456789 ") for i in range(50))
 
 
+def test_numbers_are_often_alone_and_amounts_often_nothing():
+    only = {**dict.fromkeys(TEXTS, 0), "numbers": 1}
+    texts = Texts(SyntheticSettings(texts=only))
+    found = [texts.draw(np.random.default_rng(i)) for i in range(2000)]
+    assert 0.3 < sum(len(text) == 1 for text in found) / 2000 < 0.5
+    assert found.count("1") > 150
+    assert found.count("0.00") > 10
+    assert not any(" " in text for text in found)
+    assert max(map(len, found)) == 14
+
+
 def test_a_corpus_is_read(tmp_path):
     words = [f"w{i:03}" for i in range(80)]
     (tmp_path / "a.txt").write_text(" ".join(words[:40]) + "\n%\n")

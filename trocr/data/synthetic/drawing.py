@@ -56,11 +56,16 @@ class Artist:
         image = self._line(text, font, tone, happens, rng)
         for name in self.probabilities:
             if happens[name]:
-                if name == "low_resolution":
-                    image = self._scaled(image, rng)
-                elif name in ON_IMAGE:
-                    image = ON_IMAGE[name](image, rng, tone)
+                changed = self._degraded(name, image, rng, tone)
+                low, high = changed.getextrema()
+                if low != high:  # else nothing of the text is left: fine strokes, blurred, under a threshold
+                    image = changed
         return text, image
+
+    def _degraded(self, name: str, image: Image.Image, rng: np.random.Generator, tone: Tone) -> Image.Image:
+        if name == "low_resolution":
+            return self._scaled(image, rng)
+        return ON_IMAGE[name](image, rng, tone) if name in ON_IMAGE else image
 
     def _font(self, text: str, rng: np.random.Generator) -> tuple[Font, str]:
         """Draw a font that has the text's characters; else the text is written with plain ones."""

@@ -1,7 +1,6 @@
-"""What generated lines say: sentences, receipts' fields, words, references, book lines, random characters.
+"""What generated lines say: sentences, fields, numbers, words, references, book lines, random characters.
 
-Source: original work; the fields of receipts follow what Malaysian receipts of SROIE are known to print, with
-made-up names and numbers.
+Source: original work.
 """
 
 import glob
@@ -12,41 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from trocr.data.synthetic.fields import FIELDS, amount, capital, digits
 from trocr.data.synthetic.settings import SyntheticError, SyntheticSettings
 from trocr.data.synthetic.words import builtin_words
-
-_RECEIPT_WORDS = (
-    "CASH",
-    "CHANGE",
-    "TAX INVOICE",
-    "SUBTOTAL",
-    "SUB TOTAL",
-    "ROUNDING ADJUSTMENT",
-    "THANK YOU, PLEASE COME AGAIN",
-    "GOODS SOLD ARE NOT RETURNABLE",
-    "QTY",
-    "AMOUNT",
-    "AMOUNT (RM)",
-    "TAX (RM)",
-    "SR",
-    "ITEM",
-    "DESCRIPTION",
-    "CASHIER",
-    "DATE",
-    "TIME",
-    "INVOICE NO",
-    "TOTAL INCLUSIVE GST",
-    "TOTAL SALES",
-    "DISCOUNT",
-    "PRICE",
-    "TABLE",
-    "BILL NO.",
-    "VISA CARD",
-    "GST SUMMARY",
-    "TAX CODE",
-    "TOTAL",
-    "NET",
-)
 
 
 class Texts:
@@ -174,6 +141,21 @@ class Texts:
         chosen = rng.choice(len(makers), size=2 + length // 8, p=weights / weights.sum())
         return " ".join(makers[number]() for number in chosen)
 
+    def numbers(self, rng: np.random.Generator, length: int) -> str:
+        """A column's cell: a count, an amount, a code, or a character that stands alone."""
+        chance = rng.random()
+        if chance < 0.3:
+            return "1" if rng.random() < 0.4 else digits(rng, 1)
+        if chance < 0.38:
+            return self.characters[rng.integers(len(self.characters))]
+        if chance < 0.5:
+            return str(rng.integers(10, 1000))
+        if chance < 0.75:
+            return amount(rng)
+        if chance < 0.85:
+            return f"{rng.integers(0, 101)}{('.0', '.00', '')[rng.integers(3)]}%"
+        return digits(rng, int(rng.integers(4, 15)))
+
     def random(self, rng: np.random.Generator, length: int) -> str:
         """Characters of the alphabet at random, one in nine a space."""
         chosen = rng.integers(0, len(self.characters) * 9 // 8 + 1, length)
@@ -181,7 +163,7 @@ class Texts:
 
     def receipts(self, rng: np.random.Generator, length: int) -> str:
         """A field of a receipt, mostly in capitals."""
-        text = _FIELDS[rng.integers(len(_FIELDS))](self, rng)
+        text = FIELDS[rng.integers(len(FIELDS))](self, rng)
         return text.upper() if rng.random() < 0.75 else text
 
     def _words(self) -> list[str]:
@@ -224,81 +206,3 @@ def _read(file: Path) -> str:
         return ""  # an index beside texts
     text = content.decode("utf-8", errors="ignore")
     return re.sub(r"^%$", " ", text, flags=re.MULTILINE)  # between the entries of fortune files
-
-
-def digits(rng: np.random.Generator, count: int) -> str:
-    """Random digits."""
-    return "".join(map(str, rng.integers(0, 10, count)))
-
-
-def capital(rng: np.random.Generator) -> str:
-    """A random capital letter."""
-    return chr(65 + rng.integers(26))
-
-
-def amount(rng: np.random.Generator) -> str:
-    """An amount of money."""
-    whole = int(rng.integers(0, 400)) if rng.random() < 0.9 else int(rng.integers(400, 99999))
-    text = f"{whole:,}" if rng.random() < 0.5 else str(whole)
-    return f"{text}.{rng.integers(100):02}"
-
-
-def date(rng: np.random.Generator) -> str:
-    """A date in one of the usual forms."""
-    day, month, year = int(rng.integers(1, 32)), int(rng.integers(1, 13)), int(rng.integers(2005, 2027))
-    name = (["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"])[month - 1]
-    forms = (
-        f"{day:02}/{month:02}/{year}",
-        f"{day:02}-{month:02}-{year}",
-        f"{year}-{month:02}-{day:02}",
-        f"{day}.{month}.{year}",
-        f"{day:02} {name} {year}",
-        f"{day:02}-{name}-{year % 100:02}",
-        f"{day:02}/{month:02}/{year % 100:02}",
-    )
-    return forms[rng.integers(len(forms))]
-
-
-def clock(rng: np.random.Generator) -> str:
-    """A time of day."""
-    if rng.random() < 0.4:
-        return (
-            f"{rng.integers(1, 13):02}:{rng.integers(60):02}:{rng.integers(60):02} {'AP'[rng.integers(2)]}M"
-        )
-    return f"{rng.integers(24):02}:{rng.integers(60):02}" + (
-        f":{rng.integers(60):02}" if rng.random() < 0.5 else ""
-    )
-
-
-Field = Callable[[Texts, np.random.Generator], str]
-
-_FIELDS: tuple[Field, ...] = (
-    lambda t, r: f"TOTAL: {amount(r)}",
-    lambda t, r: amount(r),
-    lambda t, r: f"RM {amount(r)}" if r.random() < 0.5 else f"RM{amount(r)}",
-    lambda t, r: f"{r.integers(1, 30)} X {amount(r)} {amount(r)}",
-    lambda t, r: f"{date(r)} {clock(r)}",
-    lambda t, r: date(r) if r.random() < 0.6 else f"DATE : {date(r)}",
-    lambda t, r: clock(r) if r.random() < 0.5 else f"TIME: {clock(r)}",
-    lambda t, r: f"{t.phrase(r, int(r.integers(1, 4)))} SDN BHD",
-    lambda t, r: f"NO. {r.integers(1, 300)}, JALAN {t.word(r)} {r.integers(1, 20)}/{r.integers(1, 20)},",
-    lambda t, r: f"LOT {capital(r)}{r.integers(99)}, TAMAN {t.phrase(r, 2)},",
-    lambda t, r: f"{digits(r, 5)} {t.word(r)}, {t.word(r)}.",
-    lambda t, r: f"TEL: {digits(r, 2)}-{digits(r, 4)} {digits(r, 4)}",
-    lambda t, r: f"TEL : {digits(r, 3)}-{digits(r, 7)} FAX : {digits(r, 3)}-{digits(r, 7)}",
-    lambda t, r: f"GST ID : {digits(r, 12)}" if r.random() < 0.5 else f"(GST REG NO: {digits(r, 12)})",
-    lambda t, r: f"({digits(r, 6)}-{capital(r)})",
-    lambda t, r: t.phrase(r, int(r.integers(1, 5))),
-    lambda t, r: f"{digits(r, int(r.integers(4, 14)))} {t.phrase(r, int(r.integers(1, 3)))}",
-    lambda t, r: digits(r, int(r.integers(1, 14))),
-    lambda t, r: _RECEIPT_WORDS[r.integers(len(_RECEIPT_WORDS))],
-    lambda t, r: _RECEIPT_WORDS[r.integers(len(_RECEIPT_WORDS))] + (":" if r.random() < 0.5 else " :"),
-    lambda t, r: f"{t.word(r)} : {digits(r, int(r.integers(1, 8)))}",
-    lambda t, r: f"{('SR', 'ZRL', 'TX', 'S')[r.integers(4)]} {r.integers(0, 7)}% {amount(r)} {amount(r)}",
-    lambda t, r: f"{r.integers(1, 9)} {t.phrase(r, int(r.integers(1, 4)))} {amount(r)}",
-    lambda t, r: f"*{digits(r, 4)}{t.word(r)}-{digits(r, 2)}G",
-    lambda t, r: f"{capital(r)}{capital(r)}{digits(r, int(r.integers(3, 9)))}-{digits(r, 3)}",
-    lambda t, r: f"{amount(r)} {('SR', 'S', 'Z', 'T', '*', 'ZRL')[r.integers(6)]}",
-    lambda t, r: f"-{amount(r)}" if r.random() < 0.5 else f"${amount(r)}",
-    lambda t, r: f"{r.integers(1, 30)}{('PCS', 'KG', 'ML', 'UNIT', 'G', 'PKT')[r.integers(6)]} @ {amount(r)}",
-)
