@@ -1,57 +1,27 @@
 """The command line `trocr`: a group whose commands are imported when they are called.
 
-Source: click's `Group`, for commands that load late.
+Source: original work.
 """
-
-import importlib
 
 import click
 
 from trocr import __version__
+from trocr.commands.late_group import LateGroup
 
 COMMANDS = {
     "read": ("trocr.commands.read", "Print the text of line images."),
     "data": ("trocr.commands.data", "Look at lines with their texts, pack them, split them."),
     "synth": ("trocr.commands.synth", "Write generated lines."),
     "assemble": ("trocr.commands.assemble", "Make a model of a pretrained encoder and decoder."),
+    "surgery": ("trocr.commands.surgery", "Change a model: vocabulary, images, blocks, adapters, parts."),
+    "inspect": ("trocr.commands.inspect", "Look into a model: attention, layers, sizes, differences."),
     "doctor": ("trocr.commands.doctor", "Find what would spoil a training run."),
     "evaluate": ("trocr.commands.evaluate", "Compare readings with what the lines say."),
 }
 """Command -> the module with a function of that name, and what the list of commands says about it."""
 
-_OURS = ("trocr.", "weights_conversion.")
 
-
-class LateGroup(click.Group):
-    """A group whose commands are imported when they are called, and which shows our errors as messages."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the commands, in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None where there is none of that name."""
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run a command; an error that this package raises on purpose becomes a message and exit status 1."""
-        try:
-            return super().invoke(ctx)
-        except (ValueError, OSError) as error:
-            if not type(error).__module__.startswith(_OURS):
-                raise
-            raise click.ClickException(str(error)) from error
-
-
-@click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LateGroup, late=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="trocr")
 def main() -> None:
     """Read lines of text from images."""
