@@ -118,6 +118,11 @@ class SentencePieceModel:
         """
         return _parse_model(_Reader(data, source))
 
+    def settings(self) -> bytes:
+        """All of the file but its pieces and the test sentences that go with them, as it is."""
+        fields = _Reader(self.data, self.source).fields(0, len(self.data))
+        return b"".join(self.data[start:stop] for number, _, start, _, stop in fields if number not in (1, 4))
+
 
 class _Reader:
     """Bounds-checked access to protobuf wire data; every failure names the file and the byte offset."""

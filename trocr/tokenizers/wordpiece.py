@@ -73,6 +73,12 @@ def lowercase(text: str) -> str:
     return text.lower()
 
 
+def split_words(text: str) -> list[str]:
+    """Words and marks of a text that has been normalised."""
+    words: list[str] = _word_pattern().findall(text)
+    return words
+
+
 class WordPiece:
     """The algorithm with one vocabulary.
 
@@ -90,7 +96,7 @@ class WordPiece:
     def encode(self, text: str) -> list[tuple[str, int]]:
         """(token, id) of a text that has been normalised."""
         tokens: list[tuple[str, int]] = []
-        for word in _word_pattern().findall(text):
+        for word in split_words(text):
             found = self._words.get(word)
             if found is None:
                 found = self._split(word)
