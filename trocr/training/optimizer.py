@@ -5,7 +5,6 @@ learning rate this is too; fairseq's Adam decouples the decay as AdamW (arXiv:17
 """
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from trocr.decoder import TextDecoder
 from trocr.encoder import ImageEncoder
 from trocr.nn.embeddings import ImageEmbeddings
+from trocr.surgery.patterns import SurgeryError, match_parameters
 from trocr.training.option_fields import OptionsError, nearest
 from trocr.training.option_tables import OptimizerOptions
 
@@ -30,24 +30,16 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     Raises:
         OptionsError: a pattern matches nothing, or nothing is left to train.
     """
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    frozen: set[str] = set()
-    problems = []
-    for pattern in patterns:
-        found = [n for n in names if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")]
-        if not found:
-            modules = [name for name, _ in model.named_modules() if name]
-            near = nearest(pattern, modules + names)
-            hint = f", did you mean {near!r}?" if near else ""
-            problems.append(f"model.freeze: {pattern!r} matches no module or parameter{hint}")
-        frozen.update(found)
-    if problems:
-        raise OptionsError(problems)
-    for name in frozen:
-        model.get_parameter(name).requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+    try:
+        names = match_parameters(model, patterns)
+    except SurgeryError as error:
+        raise OptionsError([f"model.freeze: {error}"]) from error
+    frozen = {model.get_parameter(name) for name in names}
+    if all(parameter in frozen or not parameter.requires_grad for parameter in model.parameters()):
         raise OptionsError([f"model.freeze={list(patterns)} leaves nothing to train"])
-    return [name for name in names if name in frozen]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return names
 
 
 def freeze_unused(model: nn.Module) -> list[str]:
