@@ -300,6 +300,43 @@ def test_settings_that_there_are_not() -> None:
         processor(line(20), do_center_crop=True)
 
 
+# ---- grey ----
+
+
+def test_one_channel_is_the_grey_of_three() -> None:
+    colour = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 40, 3), dtype=np.uint8))
+    options = {"size": (8, 64), "pad_to_aspect_ratio": True, "pad_value": [200, 10, 30]}
+    one = ViTImageProcessor(image_mean=[0.4], image_std=[0.3], **options)
+    three = ViTImageProcessor(image_mean=0.4, image_std=0.3, do_grayscale=True, **options)
+    left, right = (made(colour, return_tensors="np").pixel_values for made in (one, three))
+    assert left.shape == (1, 1, 8, 64)
+    assert (left[:, 0, :, :35] == right[:, 0, :, :35]).all()
+    luma = round(0.299 * 200 + 0.587 * 10 + 0.114 * 30)
+    np.testing.assert_allclose(left[0, 0, :, 40:], (luma / 255 - 0.4) / 0.3, rtol=1e-5)
+    both = one([colour, np.asarray(colour), np.asarray(colour) / 255.0], return_tensors="np", size=(9, 40))
+    assert (both.pixel_values == both.pixel_values[:1]).all()
+    assert one(colour, do_normalize=False, do_rescale=False)["pixel_values"][0].dtype == np.uint8
+    plain = one.preprocess(np.full((4, 5), 0.123), return_tensors="np", do_resize=False, pad_value=3)
+    np.testing.assert_allclose(plain.pixel_values, np.full((1, 1, 4, 5), (0.123 - 0.4) / 0.3), rtol=1e-6)
+
+
+def test_one_channel_in_files(tmp_path: Path) -> None:
+    grey = ViTImageProcessor(image_mean=[0.5], image_std=[0.25])
+    grey.save_pretrained(tmp_path)
+    assert load_image_processor(tmp_path) == grey
+    assert load_image_processor(tmp_path).num_channels == 1
+    assert grey.image_std == (0.25,)
+
+
+def test_mean_and_deviation_of_different_channels() -> None:
+    with pytest.raises(ImageError, match="image_mean has 1 numbers, image_std 3; expected as many of both"):
+        ViTImageProcessor(image_mean=[0.5])
+    grey = ViTImageProcessor(image_mean=[0.5], image_std=[0.5])
+    grey.image_std = 0.5
+    with pytest.raises(ImageError, match="image_mean has 1 numbers, image_std 3"):
+        grey(line(20))
+
+
 # ---- files ----
 
 

@@ -45,6 +45,18 @@ def test_official_settings(model: str, size: tuple[int, int]) -> None:
     )
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("do_normalize", [True, False])
+def test_grey_images_of_one_channel(size: tuple[int, int], do_normalize: bool) -> None:
+    config = {"size": (32, 48), "image_mean": [0.4], "image_std": [0.3], "do_normalize": do_normalize}
+    ours, theirs = ViTImageProcessor(**config), transformers.ViTImageProcessorPil(**config)
+    grey, colour = noise(*size).convert("L"), noise(*size)
+    made = ours(grey, return_tensors="np").pixel_values
+    assert made.shape == (1, 1, 32, 48)
+    assert_same_bits(made, theirs(grey, return_tensors="np").pixel_values)
+    assert_same_bits(ours(colour, return_tensors="np").pixel_values, made)
+
+
 SETTINGS = st.fixed_dictionaries(
     {},
     optional={

@@ -12,12 +12,16 @@ import torch
 from torch import nn
 
 from trocr.config import TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
+from trocr.config_read import ConfigError
+from trocr.config_shapes import DecoderBlockShape, EncoderBlockShape
+from trocr.config_timm import TimmConfig
 from trocr.decoder import DecoderBlock
 from trocr.encoder import EncoderBlock, Pooler
 from trocr.nn.attention import Attention
 from trocr.nn.embeddings import ImageEmbeddings, LearnedPositions, SinusoidalPositions, TokenEmbedding
 from trocr.nn.linear import Linear
 from trocr.nn.mlp import MLP
+from trocr.timm_backbone import BackboneError, create_backbone, measure
 
 
 def encoder_parts(config: ViTConfig, *, with_pooler: bool = False) -> dict[str, Any]:
@@ -39,23 +43,54 @@ def encoder_parts(config: ViTConfig, *, with_pooler: bool = False) -> dict[str, 
         )
     return {
         "embeddings": embeddings,
-        "blocks": [build_encoder_block(config) for _ in range(config.num_hidden_layers)],
+        "blocks": [build_encoder_block(config, shape) for shape in config.shapes],
         "norm": nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
         "pooler": pooler,
     }
 
 
-def build_encoder_block(config: ViTConfig) -> EncoderBlock:
+def timm_parts(config: TimmConfig, *, backbone: nn.Module | None = None) -> dict[str, Any]:
+    """Build what `trocr.timm_encoder.TimmEncoder` is made of; a backbone may be there already.
+
+    Raises:
+        ConfigError: timm has no such backbone, or its features are not what the configuration says.
+    """
+    try:
+        states = measure(
+            config.architecture, config.model_args, image_hw=config.image_hw, channels=config.num_channels
+        )
+        if backbone is None:
+            backbone = create_backbone(config.architecture, config.model_args)
+    except BackboneError as error:
+        raise ConfigError(f"TimmConfig: {error}") from error
+    if states.width != config.hidden_size:
+        raise ConfigError(
+            f"TimmConfig: hidden_size={config.hidden_size} must be the width of the features of "
+            f"{config.architecture}, {states.width}"
+        )
+    return {
+        "backbone": backbone,
+        "architecture": config.architecture,
+        "model_args": config.model_args,
+        "states": states,
+        "image_hw": config.image_hw,
+        "channels": config.num_channels,
+        "has_positions": config.position_embeddings == "learned",
+    }
+
+
+def build_encoder_block(config: ViTConfig, shape: EncoderBlockShape) -> EncoderBlock:
     """Build one block of the image encoder."""
     width = config.hidden_size
     return EncoderBlock(
         self_attn=Attention(
             width=width,
-            num_heads=config.num_attention_heads,
+            num_heads=shape.num_heads,
+            head_dim=config.head_dim,
             qkv_bias=config.qkv_bias,
             dropout=config.attention_probs_dropout_prob,
         ),
-        mlp=MLP(width=width, hidden=config.intermediate_size, activation=config.hidden_act),
+        mlp=MLP(width=width, hidden=shape.intermediate_size, activation=config.hidden_act),
         width=width,
         norm_eps=config.layer_norm_eps,
         dropout=config.hidden_dropout_prob,
@@ -83,8 +118,8 @@ def decoder_parts(config: TrOCRConfig, *, with_cross_attention: bool) -> dict[st
         "embed_positions": positions,
         "embed_norm": nn.LayerNorm(width) if config.layernorm_embedding else nn.Identity(),
         "blocks": [
-            build_decoder_block(config, with_cross_attention=with_cross_attention)
-            for _ in range(config.decoder_layers)
+            build_decoder_block(config, shape, with_cross_attention=with_cross_attention)
+            for shape in config.shapes
         ],
         "dropout": config.dropout,
         "layerdrop": config.decoder_layerdrop,
@@ -92,20 +127,26 @@ def decoder_parts(config: TrOCRConfig, *, with_cross_attention: bool) -> dict[st
     }
 
 
-def build_decoder_block(config: TrOCRConfig, *, with_cross_attention: bool = True) -> DecoderBlock:
+def build_decoder_block(
+    config: TrOCRConfig, shape: DecoderBlockShape, *, with_cross_attention: bool = True
+) -> DecoderBlock:
     """Build one block of the text decoder."""
-    width, heads, dropout = config.d_model, config.decoder_attention_heads, config.attention_dropout
+    width, head_dim, dropout = config.d_model, config.head_dim, config.attention_dropout
     cross_attn = None
     if with_cross_attention:
         cross_attn = Attention(
-            width=width, num_heads=heads, kv_width=config.cross_attention_hidden_size, dropout=dropout
+            width=width,
+            num_heads=shape.cross_attn_heads,
+            head_dim=head_dim,
+            kv_width=config.cross_attention_hidden_size,
+            dropout=dropout,
         )
     return DecoderBlock(
-        self_attn=Attention(width=width, num_heads=heads, dropout=dropout),
+        self_attn=Attention(width=width, num_heads=shape.self_attn_heads, head_dim=head_dim, dropout=dropout),
         cross_attn=cross_attn,
         mlp=MLP(
             width=width,
-            hidden=config.decoder_ffn_dim,
+            hidden=shape.ffn_dim,
             activation=config.activation_function,
             dropout=config.activation_dropout,
         ),

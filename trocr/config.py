@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Self
 
 from trocr.config_base import BaseConfig, frozen
 from trocr.config_read import Checker, ConfigError, read_fields
+from trocr.config_shapes import BlockShape, DecoderBlockShape, EncoderBlockShape, StackConfig
+from trocr.config_timm import TimmConfig
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
 
@@ -22,12 +24,12 @@ def _pair(size: Size) -> tuple[int, int]:
 
 
 @frozen
-class ViTConfig(BaseConfig):
+class ViTConfig(StackConfig):
     """Image encoder with a class token (base and large models).
 
     `image_size` and `patch_size` are one number or (height, width), in pixels. `pooler_output_size` and
     `pooler_act` describe the pooler that some files hold; reading lines never uses it. `encoder_stride` is
-    kept for the file's sake.
+    kept for the file's sake. `block_shapes`: see `StackConfig`.
 
     Raises:
         ConfigError: width not divisible by heads, image not divisible by patch, number out of range.
@@ -35,6 +37,9 @@ class ViTConfig(BaseConfig):
     """
 
     model_type: ClassVar[str] = "vit"
+    shape_class: ClassVar[type[BlockShape]] = EncoderBlockShape
+    count_field: ClassVar[str] = "num_hidden_layers"
+    units_field: ClassVar[str] = "intermediate_size"
     num_prefix_tokens: ClassVar[int] = 1
 
     hidden_size: int = 768
@@ -66,6 +71,7 @@ class ViTConfig(BaseConfig):
         c.probability("hidden_dropout_prob", "attention_probs_dropout_prob")
         c.one_of("hidden_act", ACTIVATIONS)
         c.one_of("pooler_act", ACTIVATIONS)
+        self._read_shapes(c)
         if not c.problems:
             c.divisible("hidden_size", "num_attention_heads")
             height, width = self.image_hw
@@ -113,12 +119,13 @@ class DeiTConfig(ViTConfig):
 
 
 @frozen
-class TrOCRConfig(BaseConfig):
+class TrOCRConfig(StackConfig):
     """Text decoder. The defaults are those of base-handwritten, except `cross_attention_hidden_size`.
 
     `cross_attention_hidden_size` is the width of the encoder states that cross-attention reads; None means
     `d_model`. `is_decoder` says whether a bare `TrOCRDecoder` has cross-attention; `TrOCRForCausalLM` always
     has it. `generation_defaults` holds generation settings found in an old file (see `trocr.config_keys`).
+    `block_shapes`: see `StackConfig`.
 
     Raises:
         ConfigError: width not divisible by heads, token id outside the vocabulary, number out of range.
@@ -126,6 +133,9 @@ class TrOCRConfig(BaseConfig):
     """
 
     model_type: ClassVar[str] = "trocr"
+    shape_class: ClassVar[type[BlockShape]] = DecoderBlockShape
+    count_field: ClassVar[str] = "decoder_layers"
+    units_field: ClassVar[str] = "decoder_ffn_dim"
 
     vocab_size: int = 50265
     d_model: int = 1024
@@ -164,6 +174,7 @@ class TrOCRConfig(BaseConfig):
         c.not_negative("decoder_layers", "init_std")
         c.probability("dropout", "attention_dropout", "activation_dropout", "decoder_layerdrop")
         c.one_of("activation_function", ACTIVATIONS)
+        self._read_shapes(c)
         c.rule(
             not self.is_encoder_decoder, "is_encoder_decoder=True: a TrOCR decoder alone is a decoder only"
         )
@@ -201,10 +212,14 @@ class TrOCRConfig(BaseConfig):
         return self.d_model // self.decoder_attention_heads
 
 
-EncoderConfig = ViTConfig
-"""Either image encoder (`DeiTConfig` is a `ViTConfig` with one more prefix token)."""
+EncoderConfig = ViTConfig | TimmConfig
+"""Any image encoder (`DeiTConfig` is a `ViTConfig` with one more prefix token)."""
 
-ENCODER_CONFIGS: Mapping[str, type[ViTConfig]] = {"vit": ViTConfig, "deit": DeiTConfig}
+ENCODER_CONFIGS: Mapping[str, type[EncoderConfig]] = {
+    "vit": ViTConfig,
+    "deit": DeiTConfig,
+    "timm_wrapper": TimmConfig,
+}
 
 
 @frozen
@@ -215,8 +230,8 @@ class VisionEncoderDecoderConfig(BaseConfig):
     pair is always false: the decoder's own flag decides.
 
     Raises:
-        ConfigError: see `ViTConfig` and `TrOCRConfig`; or the cross-attention width is not the encoder's
-            width.
+        ConfigError: see `ViTConfig`, `TimmConfig` and `TrOCRConfig`; or the cross-attention width is not the
+            encoder's width.
     Source: `VisionEncoderDecoderConfig` of `transformers` 5.23.
     """
 

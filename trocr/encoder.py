@@ -24,6 +24,9 @@ class EncoderBlock(nn.Module):
         width: D, for the norms.
         norm_eps: epsilon of the norms.
         dropout: probability on each branch before it is added.
+
+    Attributes:
+        attn_resid, mlp_resid: identities through which the sums (B, S, D) pass, for hooks.
     """
 
     def __init__(
@@ -32,15 +35,17 @@ class EncoderBlock(nn.Module):
         super().__init__()
         self.attn_norm = nn.LayerNorm(width, eps=norm_eps)
         self.self_attn = self_attn
+        self.attn_resid = nn.Identity()  # (B, S, D)
         self.mlp_norm = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = mlp
+        self.mlp_resid = nn.Identity()  # (B, S, D)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, need_weights: bool = False) -> tuple[Tensor, Tensor | None]:
         """Map (B, S, D) to (B, S, D), with the probabilities (B, H, S, S) on request."""
         branch, weights = self.self_attn(self.attn_norm(x), need_weights=need_weights)
-        x = x + self.dropout(branch)
-        x = x + self.dropout(self.mlp(self.mlp_norm(x)))
+        x = self.attn_resid(x + self.dropout(branch))
+        x = self.mlp_resid(x + self.dropout(self.mlp(self.mlp_norm(x))))
         return x, weights
 
 

@@ -41,7 +41,7 @@ class ImageProcessor:
     """Base of the image processors: settings, and what they do to a batch of images.
 
     Settings are checked when they are set; None sets the class's default. `size` and `crop_size` read back as
-    {"height": h, "width": w}, `image_mean` and `image_std` as three numbers.
+    {"height": h, "width": w}, `image_mean` and `image_std` as three numbers, or one for grey.
 
     Attributes:
         do_convert_rgb: kept for the file's sake: images are always converted (see the module's header).
@@ -53,7 +53,8 @@ class ImageProcessor:
         do_rescale: multiply levels 0..255 by `rescale_factor`.
         rescale_factor: 1/255 maps levels to 0..1.
         do_normalize: subtract `image_mean`, divide by `image_std`.
-        image_mean, image_std: per channel, red green blue, on the scale of rescaled pixels.
+        image_mean, image_std: per channel, red green blue, on the scale of rescaled pixels. Lists of one
+            number make images of one channel, grey; transformers does so with images that are grey ("L").
         pad_to_aspect_ratio: resize a line of text to `size`'s height with its aspect kept, then pad it on the
             right to `size`'s width; a line wider than that is squeezed. Part of resizing: `do_resize=False`
             switches both off. transformers has no such setting.
@@ -84,6 +85,23 @@ class ImageProcessor:
         if value is None:
             value = type(self).__dataclass_fields__[name].default
         object.__setattr__(self, name, None if value is None else CHECKS[name](name, value))
+
+    def __post_init__(self) -> None:
+        self.num_channels  # noqa: B018  # checked
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the images that it makes: 3, or 1 (grey).
+
+        Raises:
+            ImageError: `image_mean` and `image_std` have numbers for different channels.
+        """
+        mean, std = len(self.image_mean), len(self.image_std)
+        if mean != std:
+            raise ImageError(
+                f"image_mean has {mean} numbers, image_std {std}; expected as many of both: 3, or 1 for grey"
+            )
+        return mean
 
     @property
     def model_input_names(self) -> list[str]:
@@ -119,7 +137,8 @@ class ImageProcessor:
             overrides: settings of this one call, by name; None leaves the setting.
 
         Returns:
-            `pixel_values`: (B, 3, H, W) float32. Levels that are neither rescaled nor normalised stay uint8.
+            `pixel_values`: (B, 3, H, W) float32, (B, 1, H, W) where `image_mean` has one number. Levels that
+            are neither rescaled nor normalised stay uint8.
 
         Raises:
             ImageError: an image cannot be read, or images of several sizes cannot make one array.
@@ -158,6 +177,8 @@ class ImageProcessor:
         grey = self.do_grayscale
         if grey is None:
             grey = self.pad_to_aspect_ratio and self.pad_value == "median"
+        if self.num_channels == 1 and (isinstance(pixels.data, Image.Image) or pixels.data.ndim == 3):
+            grey = True
         factor = self.rescale_factor if self.do_rescale else None
         if self.do_resize or grey or isinstance(pixels.data, Image.Image):
             image = pixels.to_image()
@@ -189,6 +210,8 @@ class ImageProcessor:
             fill = tuple(int(np.median(np.asarray(band))) for band in line.split())
         elif isinstance(fill, int):
             fill = (fill,) * len(line.getbands())
+        elif self.num_channels == 1:
+            fill = (Image.new("RGB", (1, 1), fill).convert("L").tobytes()[0],)
         elif line.mode == "L":
             line = line.convert("RGB")
         canvas = Image.new(line.mode, (width, height), fill if len(fill) > 1 else fill[0])
@@ -196,14 +219,14 @@ class ImageProcessor:
         return canvas
 
     def _stack(self, images: list[tuple[Array, float | None]], *, one_array: bool) -> Any:
-        """Rescaled, normalised (3, H, W) arrays: one (B, 3, H, W), or a list."""
+        """Rescaled, normalised (C, H, W) arrays: one (B, C, H, W), or a list."""
         shapes = [array.shape[:2] for array, _ in images]
         levels_only = not self.do_normalize and all(
             factor is None and array.dtype == np.uint8 for array, factor in images
         )
         dtype = np.uint8 if levels_only else np.float32
         if len(set(shapes)) == 1:
-            stack = np.empty((len(images), 3, *shapes[0]), dtype)
+            stack = np.empty((len(images), self.num_channels, *shapes[0]), dtype)
             targets = list(stack)
         elif one_array:
             raise ImageError(
@@ -211,7 +234,7 @@ class ImageProcessor:
                 "set do_resize, or return_tensors=None for a list"
             )
         else:
-            targets = [np.empty((3, *shape), dtype) for shape in shapes]
+            targets = [np.empty((self.num_channels, *shape), dtype) for shape in shapes]
         mean, std = (self.image_mean, self.image_std) if self.do_normalize else (None, None)
         for target, (array, factor) in zip(targets, images, strict=True):
             write_pixels(target, array, factor, mean, std)

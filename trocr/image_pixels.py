@@ -36,18 +36,19 @@ def write_pixels(
     8-bit images are looked up in a table of 256 numbers a channel.
 
     Args:
-        target: (3, H, W) float32; or uint8, for levels that stay as they are.
-        array: (H, W) or (H, W, 3).
+        target: (C, H, W) float32, C 3 or 1; or uint8, for levels that stay as they are.
+        array: (H, W), or (H, W, 3) where C is 3.
         factor: what values are multiplied by; None: nothing.
         mean, std: per channel, subtracted and divided by; None: not normalised.
     """
-    planes = [array] * 3 if array.ndim == 2 else [array[..., channel] for channel in range(3)]
+    channels = len(target)
+    planes = [array] * channels if array.ndim == 2 else [array[..., channel] for channel in range(3)]
     if array.dtype != np.uint8:
         target[...] = _scale(np.stack(planes), factor, mean, std)
         return
-    table = _table(factor, mean, std).astype(target.dtype, copy=False)
+    table = _table(channels, factor, mean, std).astype(target.dtype, copy=False)
     grey = array.ndim == 2 and bool((table == table[0]).all())
-    for channel in range(3):
+    for channel in range(channels):
         if grey and channel > 0:
             target[channel] = target[0]
         else:
@@ -55,9 +56,11 @@ def write_pixels(
 
 
 @lru_cache(maxsize=16)
-def _table(factor: float | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Array:
-    """(3, 256): what each level of each channel becomes."""
-    levels = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (3, 256, 1))
+def _table(
+    channels: int, factor: float | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> Array:
+    """(C, 256): what each level of each channel becomes."""
+    levels = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (channels, 256, 1))
     table = _scale(levels, factor, mean, std)[..., 0]
     table.flags.writeable = False
     return table
@@ -66,7 +69,7 @@ def _table(factor: float | None, mean: tuple[float, ...] | None, std: tuple[floa
 def _scale(
     planes: Array, factor: float | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> Array:
-    """Rescale and normalise (3, H, W) values, rounding where the reference rounds."""
+    """Rescale and normalise (C, H, W) values, rounding where the reference rounds."""
     if factor is not None:
         planes = (planes.astype(np.float64) * factor).astype(np.float32)
     if mean is None or std is None:

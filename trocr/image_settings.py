@@ -93,16 +93,18 @@ def _number(name: str, value: Any) -> float:
     return float(value)
 
 
-def _per_channel(name: str, value: Any) -> tuple[float, float, float]:
-    """Three numbers of one, or of a list of three."""
+def _per_channel(name: str, value: Any) -> tuple[float, ...]:
+    """Three numbers of one, or of a list of three; one of a list of one, for grey."""
     numbers = [value] * 3 if isinstance(value, Real) else value
-    if not isinstance(numbers, list | tuple) or len(numbers) != 3:
-        raise ImageError(f"{name}: {value!r}; expected three numbers, one a channel (red, green, blue)")
-    red, green, blue = (_number(name, number) for number in numbers)
-    return red, green, blue
+    if not isinstance(numbers, list | tuple) or len(numbers) not in (1, 3):
+        raise ImageError(
+            f"{name}: {value!r}; expected three numbers, one a channel (red, green, blue), or a list of one "
+            "for images of one channel, grey"
+        )
+    return tuple(_number(name, number) for number in numbers)
 
 
-def _deviation(name: str, value: Any) -> tuple[float, float, float]:
+def _deviation(name: str, value: Any) -> tuple[float, ...]:
     numbers = _per_channel(name, value)
     if 0 in numbers:
         raise ImageError(f"{name}: {value!r}; expected numbers other than 0: pixels are divided by them")

@@ -78,6 +78,20 @@ def test_rows_that_share_an_image_equal_rows_with_copies(core: str, masked: bool
     assert weights.shape == (6, 2, 3, 5)
 
 
+@pytest.mark.parametrize("core", ["sdpa", "eager"])
+@torch.no_grad()
+def test_heads_of_another_width(core: str) -> None:
+    """Three heads of 8 in a width of 32, as are left where one of four was taken out."""
+    torch.manual_seed(0)
+    attention = Attention(width=32, num_heads=3, head_dim=8, kv_width=20)
+    set_attention(attention, core)
+    assert attention.out_proj.weight.shape == (32, 24)
+    x, memory = torch.randn(2, 5, 32), torch.randn(2, 7, 20)
+    found = attention(x, memory=memory)[0]
+    expected = reference(attention, x, memory, torch.ones(5, 7, dtype=torch.bool))
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
 def test_a_mask_per_image_holds_for_all_its_rows() -> None:
     torch.manual_seed(0)
     attention = Attention(width=8, num_heads=2, kv_width=6)

@@ -33,7 +33,8 @@ class Attention(nn.Module):
 
     Args:
         width: D, features of the queries and of the output.
-        num_heads: H; D must be a multiple of it.
+        num_heads: H.
+        head_dim: K; None means D / H, and D must be a multiple of H then.
         kv_width: features of the states that keys and values come from; None means D.
         qkv_bias: whether query, key and value projections have a bias; the output projection always has.
         dropout: probability of dropping an attention weight in training.
@@ -41,7 +42,9 @@ class Attention(nn.Module):
     Attributes:
         core: "sdpa" (PyTorch's fused kernel) or "eager" (plain products, which can give the weights back).
             Set it for a whole model with `set_attention`.
-        probs: identity through which the eager core passes its weights (B, H, T, S), for hooks.
+        probs: identity through which the eager core passes its weights (B, H, T, S), for hooks; n rows of `x`
+            that share a row of memory come folded, (B', H, n*T, S).
+        attn_out: identity through which the heads' results (B, H, T, K) pass, for hooks.
     """
 
     def __init__(
@@ -49,13 +52,14 @@ class Attention(nn.Module):
         *,
         width: int,
         num_heads: int,
+        head_dim: int | None = None,
         kv_width: int | None = None,
         qkv_bias: bool = True,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.head_dim = width // num_heads
+        self.head_dim = head_dim or width // num_heads
         self.dropout = dropout
         self.core: Core = "sdpa"
         inner = num_heads * self.head_dim
@@ -63,7 +67,8 @@ class Attention(nn.Module):
         self.k_proj = Linear(kv_width or width, inner, bias=qkv_bias)
         self.v_proj = Linear(kv_width or width, inner, bias=qkv_bias)
         self.out_proj = Linear(inner, width)
-        self.probs = nn.Identity()
+        self.probs = nn.Identity()  # (B, H, T, S)
+        self.attn_out = nn.Identity()  # (B, H, T, K)
 
     def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Project (B, S, kv_width) to keys and values, each (B, H, S, K)."""
@@ -101,16 +106,16 @@ class Attention(nn.Module):
         shared = _rows_per_image(q, k)
         if shared > 1:
             if mask is not None and mask.shape[0] == q.shape[0]:  # else it is per image and fits all its rows
-                mask = _fold_rows(mask.expand(-1, q.shape[1], q.shape[2], -1), shared)
-            q = _fold_rows(q, shared)
+                mask = fold_rows(mask.expand(-1, q.shape[1], q.shape[2], -1), shared)
+            q = fold_rows(q, shared)
         if need_weights or self.core == "eager" or _is_decoding_step(q) or _is_half_training(q):
             out, weights = self._eager(q, k, v, mask, is_causal)
         else:
             out, weights = self._sdpa(q, k, v, mask, is_causal), None
         if shared > 1:
-            out = _unfold_rows(out, shared)
-            weights = None if weights is None else _unfold_rows(weights, shared)
-        out = out.transpose(1, 2).flatten(2)  # (B, T, H*K)
+            out = unfold_rows(out, shared)
+            weights = None if weights is None else unfold_rows(weights, shared)
+        out = self.attn_out(out).transpose(1, 2).flatten(2)  # (B, T, H*K)
         return self.out_proj(out), weights if need_weights else None
 
     def _split(self, x: Tensor) -> Tensor:
@@ -170,13 +175,15 @@ def _rows_per_image(q: Tensor, k: Tensor) -> int:
     return q.shape[0] // k.shape[0]
 
 
-def _fold_rows(q: Tensor, n: int) -> Tensor:
+def fold_rows(q: Tensor, n: int) -> Tensor:
+    """Put n neighbouring rows of (B, H, T, K) into one, (B/n, H, n*T, K)."""
     rows, heads, length, width = q.shape
     q = q.view(rows // n, n, heads, length, width).transpose(1, 2)  # (B', H, n, T, K)
     return q.reshape(rows // n, heads, n * length, width)
 
 
-def _unfold_rows(x: Tensor, n: int) -> Tensor:
+def unfold_rows(x: Tensor, n: int) -> Tensor:
+    """Take (B', H, n*T, K) apart to (n*B', H, T, K), which `fold_rows` put together."""
     images, heads, length, width = x.shape
     x = x.view(images, heads, n, length // n, width).transpose(1, 2)  # (B', n, H, T, K)
     return x.reshape(images * n, heads, length // n, width)

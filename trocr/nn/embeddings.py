@@ -69,6 +69,36 @@ def resample_positions(
     return torch.cat((prefix, patches), dim=1)
 
 
+def resample_patches(weight: Tensor, *, patch_hw: tuple[int, int]) -> Tensor:
+    """Resample the kernel of a patch embedding to another patch size, by the pseudo-inverse of the resizing.
+
+    With B the matrix that resizes a patch bilinearly, the new kernel is pinv(B^T) w. For larger patches a
+    resized patch then has the very token of the old one: <w', B x> = <w, x>; for smaller ones it is the best
+    that can be for patches of uncorrelated pixels. B is the product of one matrix for each axis, and so is
+    its pseudo-inverse.
+
+    Args:
+        weight: (D, C, height, width).
+        patch_hw: (height, width) of the new patch in pixels.
+    Returns:
+        (D, C, *patch_hw), same dtype, computed in float64; the weight itself where the size stays.
+    Source: arXiv:2212.08013 sec. 3.4 (FlexiViT), with the antialiased resizing of its code.
+    """
+    if tuple(weight.shape[2:]) == patch_hw:
+        return weight
+    down, across = (_inverse_resizing(old, new) for old, new in zip(weight.shape[2:], patch_hw, strict=True))
+    kernel = down @ weight.detach().to("cpu", torch.float64) @ across.t()  # (D, C, height', width')
+    return kernel.to(weight.device, weight.dtype)
+
+
+def _inverse_resizing(old: int, new: int) -> Tensor:
+    """Pseudo-inverse (new, old) of the transposed matrix (new, old) that resizes `old` numbers to `new`."""
+    # Row by row: an image that is one pixel wide comes out as zeros, antialiased by PyTorch 2.14.
+    rows, size = torch.eye(old, dtype=torch.float64)[None, None], (old, new)
+    resized = F.interpolate(rows, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return torch.linalg.pinv(resized[0, 0])
+
+
 class ImageEmbeddings(nn.Module):
     """Patches, prefix tokens and positions of an image.
 
@@ -79,6 +109,9 @@ class ImageEmbeddings(nn.Module):
         patch_hw: (height, width) of a patch in pixels.
         has_distillation_token: DeiT's second prefix token.
         dropout: probability after the sum.
+
+    Attributes:
+        positions: identity through which the positions (1, S, D) pass, for hooks.
     """
 
     distillation_token: nn.Parameter | None
@@ -105,6 +138,7 @@ class ImageEmbeddings(nn.Module):
         rows, columns = self.grid
         self.position_embeddings = nn.Parameter(torch.zeros(1, self.num_prefix + rows * columns, width))
         self.patch_embeddings = nn.Conv2d(channels, width, kernel_size=patch_hw, stride=patch_hw)
+        self.positions = nn.Identity()  # (1, S, D)
         self.dropout = nn.Dropout(dropout)
 
     @property
@@ -139,7 +173,7 @@ class ImageEmbeddings(nn.Module):
         prefix = [self.cls_token.expand(x.shape[0], -1, -1)]
         if self.distillation_token is not None:
             prefix.append(self.distillation_token.expand(x.shape[0], -1, -1))
-        return self.dropout(torch.cat((*prefix, x), dim=1) + positions)
+        return self.dropout(torch.cat((*prefix, x), dim=1) + self.positions(positions))
 
     def _check(self, pixel_values: Tensor, any_size: bool) -> None:
         channels = self.patch_embeddings.in_channels

@@ -19,8 +19,9 @@ from trocr.parts.image_part import ImagePart, load_image_part
 from trocr.parts.report import PartsError, PartsReport, Taken
 from trocr.parts.text_part import DECODER_EPS, TextPart, load_text_part
 from trocr.processor import TrOCRProcessor
+from trocr.surgery.image_shape import resize_images
+from trocr.surgery.patterns import SurgeryError
 from trocr.tokenizers import Tokenizer, load_tokenizer
-from trocr.training.start import StartError, set_image_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +188,8 @@ def _processor(image: ImagePart, tokenizer: Tokenizer) -> TrOCRProcessor:
 def _resize(model: VisionEncoderDecoderModel, processor: TrOCRProcessor, size: tuple[int, int]) -> str:
     old = model.encoder.embeddings.image_hw
     try:
-        set_image_size(model, processor, size)
-    except StartError as error:
+        resize_images(model, processor=processor, image_size=size)
+    except SurgeryError as error:
         raise PartsError(str(error)) from error
     return (
         f"images of {size[0]} x {size[1]} pixels (height x width) instead of {old[0]} x {old[1]}: the "
