@@ -216,11 +216,11 @@ class TextDecoderLM(TextDecoder):
         super().__init__(**parts)  # type: ignore[arg-type]
         self.output_projection = output_projection
 
-    def states(self, **inputs: Any) -> Tensor:
-        """Decode to states (B, T, D) without scoring the vocabulary; arguments as in `forward`."""
+    def states(self, **inputs: Any) -> DecoderOutput:
+        """Decode to states without scoring the vocabulary; arguments as in `forward`."""
         out = super().forward(**inputs)
         assert isinstance(out, DecoderOutput)
-        return out.last_hidden_state
+        return out
 
     def forward(  # type: ignore[override]  # `labels` stands where scripts for `transformers` expect it
         self,

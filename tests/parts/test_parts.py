@@ -169,7 +169,7 @@ def test_a_decoder_from_a_text_model_computes_the_same(tmp_path, kind, task):
         norm.eps = 1e-5  # a TrOCR decoder's; see the next test
     with torch.no_grad():
         wanted = base(ids).last_hidden_state
-        found = decoder_of(part).states(input_ids=ids, use_cache=False)
+        found = decoder_of(part).states(input_ids=ids, use_cache=False).last_hidden_state
     torch.testing.assert_close(found, wanted, atol=TOLERANCE, rtol=TOLERANCE)
     assert part.config.max_position_embeddings == 30
 
@@ -180,7 +180,7 @@ def test_the_epsilon_of_norms_is_the_only_difference_and_is_told(tmp_path, text)
     ids = torch.randint(5, 40, (2, 9))
     with torch.no_grad():
         wanted = source(ids).last_hidden_state
-        found = decoder_of(part).states(input_ids=ids, use_cache=False)
+        found = decoder_of(part).states(input_ids=ids, use_cache=False).last_hidden_state
     assert 0 < (found - wanted).abs().max() < 1e-3
     encoder = from_timm_model(timm.create_model("vit_tiny_patch16_224", **SMALL))
     made = assemble(encoder, part, tokenizer=str(text))
@@ -339,7 +339,7 @@ def test_real_weights_of_minilm(tmp_path):
     ids = torch.tensor([[101, 7592, 2088, 1010, 2023, 2003, 1037, 3231, 102]])
     with torch.no_grad():
         wanted = source(ids, use_cache=False).last_hidden_state
-        found = decoder_of(part).states(input_ids=ids, use_cache=False)
+        found = decoder_of(part).states(input_ids=ids, use_cache=False).last_hidden_state
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
     made = assemble("tiny-printed", str(folder), layers="last:3", max_positions=128)
     assert (

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from drawn import drawn_lines, processor, small_model
 
-from trocr import Reader
+from trocr import Reader, VisionEncoderDecoderModel
+from trocr.surgery.adapters import load_adapter
 from trocr.training.state import load_state
 
 REPO = Path(__file__).resolve().parents[2]
@@ -121,6 +123,47 @@ def test_a_change_at_resumption_is_said(train):
     log = train("optimizer.lr=5e-4")
     messages = [line["message"] for line in log if "message" in line]
     assert any("resumed with another optimizer.lr: 0.001 -> 0.0005" in text for text in messages)
+
+
+def test_an_adapter_is_trained_saved_and_merged(place, train):
+    more = [
+        'adapters.modules=["*_attn.[qv]_proj"]',
+        "adapters.rank=2",
+        "run.ema_decay=0",
+        "loss.ctc_weight=0",
+    ]
+    whole = losses(train(*more, "optimizer.lr=0.05"))
+    assert whole[6] < whole[1]
+    best = place / "out/best"
+    start, merged = (VisionEncoderDecoderModel.from_pretrained(p) for p in (place / "start", best))
+    changed = {
+        name.rpartition(".")[0].rpartition(".")[2]
+        for (name, before), after in zip(start.named_parameters(), merged.parameters(), strict=True)
+        if not torch.equal(before, after)
+    }
+    assert changed == {"q_proj", "v_proj"}
+    load_adapter(start, best / "adapter")
+    images = torch.randn(1, 3, 32, 640)
+    ids = torch.tensor([[2, 5, 6]])
+    with torch.no_grad():
+        expected, found = (m(images, decoder_input_ids=ids).logits for m in (merged, start))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    train(*more, "optimizer.lr=0.05", f"run.output={place}/out2", "run.steps=3", "schedule.decay_steps=6")
+    train(*more, "optimizer.lr=0.05", f"run.output={place}/out2")
+    lines = (place / "out2/log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert losses([json.loads(line) for line in lines]) == whole
+
+
+def test_a_recipe_is_done_before_training(place, train):
+    recipe = place / "shorter.toml"
+    recipe.write_text('[[operation]]\nname = "keep_blocks"\nstack = "decoder"\nblocks = "last:1"\n')
+    train(f"model.recipe={recipe}", "run.steps=3")
+    config = json.loads((place / "out/best/config.json").read_text())
+    assert config["decoder"]["decoder_layers"] == 1
+    train(f"model.recipe={recipe}", "run.steps=4")  # goes on
+    recipe.write_text('[[operation]]\nname = "keep_block"\n')
+    with pytest.raises(SystemExit, match=r"name='keep_block' is unknown, did you mean 'keep_blocks'"):
+        train(f"model.recipe={recipe}", "run.steps=5")
 
 
 def test_fresh_refuses_to_go_on(train):

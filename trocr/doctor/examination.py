@@ -21,7 +21,7 @@ from trocr.models import VisionEncoderDecoderModel
 from trocr.processor import TrOCRProcessor
 from trocr.training.lines import training_lines
 from trocr.training.options import TrainingOptions, load_options
-from trocr.training.run import build_objective
+from trocr.training.prepare import prepare
 
 NUM_TEXTS = 2000
 NUM_IMAGES = 64
@@ -52,7 +52,8 @@ def examine(
             `open_source`.
     """
     options = _options(os.fspath(target), data, kind)
-    objective, processor = build_objective(options)
+    prepared = prepare(options)
+    objective, processor = prepared.objective, prepared.processor
     model = objective.model
     assert isinstance(model, VisionEncoderDecoderModel)
     yield from check_tokens(model, processor)

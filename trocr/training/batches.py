@@ -44,6 +44,7 @@ class Batch:
         names: the B names, for messages.
         skipped: messages of lines that were left out, each with the line's name.
         too_long: names of lines whose labels were cut to the longest that the decoder can take.
+        teacher_pixel_values: the same images for a teacher that sees them in another way, or None.
     """
 
     pixel_values: Tensor
@@ -52,6 +53,7 @@ class Batch:
     names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
     too_long: tuple[str, ...] = ()
+    teacher_pixel_values: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -109,6 +111,7 @@ class Windows(Dataset[list[Batch]]):
         settings: see `BatchSettings`.
         augment: called with the opened image and random numbers of its own, or None.
         endless: the source gives another line for any number (a generator): epochs never repeat.
+        teacher_processor: of a teacher that sees images in another way, or None.
     Raises:
         DataError: the source is empty.
     """
@@ -118,6 +121,7 @@ class Windows(Dataset[list[Batch]]):
     settings: BatchSettings
     augment: Augment | None = None
     endless: bool = False
+    teacher_processor: TrOCRProcessor | None = None
     _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -210,8 +214,12 @@ class Windows(Dataset[list[Batch]]):
         size = {"height": self.processor.image_processor.size["height"], "width": width}
         images = [sample.image for sample in samples]
         pixels = self.processor.image_processor(images, return_tensors="pt", size=size)["pixel_values"]
+        seen = None
+        if self.teacher_processor is not None:
+            seen = self.teacher_processor.image_processor(images, return_tensors="pt")["pixel_values"]
         return Batch(
             pixel_values=pixels,
+            teacher_pixel_values=seen,
             labels=pad_labels([sample.ids for sample in samples], self.settings.length_multiple),
             texts=tuple(sample.text for sample in samples),
             names=tuple(sample.name for sample in samples),

@@ -128,9 +128,10 @@ class Monitor:
             "lines_per_s": sum(step.num_lines for step in steps) / seconds,
             "data_share": _mean([step.data_share for step in steps]),
         }
-        ctc = [step.ctc_loss for step in steps if step.ctc_loss is not None]
-        if ctc:
-            values["ctc_loss"] = _mean(ctc)
+        for name in ("ctc_loss", "distillation_loss"):
+            found = [getattr(step, name) for step in steps if getattr(step, name) is not None]
+            if found:
+                values[name] = _mean(found)
         self._bar.set_postfix(loss=f"{values['loss']:.4f}", lines_s=f"{values['lines_per_s']:.1f}")
         if self._bar.disable:
             shown = " ".join(f"{name} {value:.4g}" for name, value in values.items())

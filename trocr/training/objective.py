@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trocr.model import ImageToText
+from trocr.outputs import BaseModelOutput, DecoderOutput
 from trocr.training.ctc import CTCHead
 
 
@@ -20,10 +21,27 @@ class Losses:
     Attributes:
         tokens: cross-entropy summed over the tokens of the labels, in nats, with a gradient.
         characters: CTC loss summed over lines, or None without a head.
+        distilled: what a teacher adds, summed over the tokens of the labels and weighted, or None without.
     """
 
     tokens: Tensor
     characters: Tensor | None
+    distilled: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a model computes of a batch.
+
+    Attributes:
+        encoded: of the images.
+        decoded: of the labels, shifted.
+        logits: (tokens that count, V), in float32.
+    """
+
+    encoded: BaseModelOutput
+    decoded: DecoderOutput
+    logits: Tensor
 
 
 class Objective(nn.Module):
@@ -44,7 +62,11 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(
-        self, pixel_values: Tensor, labels: Tensor, ctc_targets: Sequence[Sequence[int]] | None = None
+        self,
+        pixel_values: Tensor,
+        labels: Tensor,
+        ctc_targets: Sequence[Sequence[int]] | None = None,
+        teacher_pixel_values: Tensor | None = None,
     ) -> Losses:
         """Compute the losses of a batch.
 
@@ -55,21 +77,46 @@ class Objective(nn.Module):
                 lines whose padding on the right was left out.
             labels: (B, T), -100 where a position does not count.
             ctc_targets: for the head: B lists of classes.
+            teacher_pixel_values: for a teacher that sees other images; see `trocr.training.distillation`.
         """
-        encoder = self.model.encoder
-        is_smaller = tuple(pixel_values.shape[2:]) != encoder.embeddings.image_hw
-        encoded = self.model.encode(pixel_values, crop_pos_encoding=is_smaller)
-        states = self.model.decoder.states(
-            input_ids=self.model.prepare_decoder_input_ids_from_labels(labels),
-            encoder_hidden_states=self.model.memory(encoded),
-            use_cache=False,
-        )
-        counted = labels != -100
-        logits = self.model.decoder.output_projection(states[counted]).float()  # (tokens that count, V)
+        return self.losses(read(self.model, pixel_values, labels), labels, ctc_targets)
+
+    def losses(self, found: Pass, labels: Tensor, ctc_targets: Sequence[Sequence[int]] | None) -> Losses:
+        """Compare what the model computed with the labels."""
         tokens = F.cross_entropy(
-            logits, labels[counted], reduction="sum", label_smoothing=self.label_smoothing
+            found.logits, labels[labels != -100], reduction="sum", label_smoothing=self.label_smoothing
         )
         characters = None
         if self.ctc is not None and ctc_targets is not None:
-            characters = self.ctc.loss(encoded.last_hidden_state, ctc_targets)
+            characters = self.ctc.loss(found.encoded.last_hidden_state, ctc_targets)
         return Losses(tokens, characters)
+
+
+def read(
+    model: ImageToText,
+    pixel_values: Tensor,
+    labels: Tensor,
+    *,
+    hidden_states: bool = False,
+    attentions: bool = False,
+) -> Pass:
+    """Run a model over images and labels.
+
+    Args:
+        model: in training or evaluation mode.
+        pixel_values: see `Objective.forward`.
+        labels: (B, T), -100 where a position does not count.
+        hidden_states: keep the states of every block.
+        attentions: keep the attention probabilities of every block; uses the eager core.
+    """
+    kept = {"output_hidden_states": hidden_states, "output_attentions": attentions}
+    is_smaller = tuple(pixel_values.shape[2:]) != model.encoder.embeddings.image_hw
+    encoded = model.encode(pixel_values, crop_pos_encoding=is_smaller, **kept)
+    decoded = model.decoder.states(
+        input_ids=model.prepare_decoder_input_ids_from_labels(labels),
+        encoder_hidden_states=model.memory(encoded),
+        use_cache=False,
+        **kept,
+    )
+    logits = model.decoder.output_projection(decoded.last_hidden_state[labels != -100])
+    return Pass(encoded, decoded, logits.float())

@@ -23,13 +23,14 @@ class ModelOptions(Section):
             directory need not have any.
         init: "pretrained" or "random".
         image_size: (height, width) in pixels to change the model to; empty keeps its own.
-        positions: how the position table follows `image_size`; see `trocr.training.start.set_image_size`.
+        positions: how the position table follows `image_size`; see `trocr.surgery.image_shape.resize_images`.
         freeze: patterns of modules or parameters that are not trained, such as "encoder.embeddings" or
             "decoder.blocks.[01].*".
         gradient_checkpointing: recompute blocks in the backward pass, for less memory.
         compile: compile the blocks with `torch.compile`.
         autocast: precision of the products; weights stay in float32.
         dropout: of the decoder's branches instead of the checkpoint's, or nothing.
+        recipe: file with operations of surgery that are done before training; see docs/surgery.md.
     """
 
     checkpoint: str
@@ -41,6 +42,7 @@ class ModelOptions(Section):
     compile: bool = False
     autocast: Literal["float32", "bfloat16", "float16"] = "float32"
     dropout: float | None = option(None, least=0, below=1)
+    recipe: str = ""
 
     def conflicts(self) -> Iterable[str]:
         """Name fields that contradict one another."""
@@ -208,6 +210,58 @@ class LossOptions(Section):
     ctc_weight: float = option(0.0, least=0)
     ctc_alphabet: str = ""
     ctc_head: str = ""
+
+
+@_section
+class AdapterOptions(Section):
+    """Small additions that are trained instead of the weights; see `trocr.surgery.adapters`.
+
+    Attributes:
+        modules: patterns of linear layers that get one; empty trains the weights themselves.
+        kind: "lora" or "dora".
+        rank: of the additions.
+        alpha: their effect is multiplied by alpha / rank.
+        dropout: on what goes into them.
+        also_train: patterns of parameters that are trained beside them.
+    """
+
+    modules: tuple[str, ...] = ()
+    kind: Literal["lora", "dora"] = "lora"
+    rank: int = option(8, least=1)
+    alpha: float = option(16.0, above=0)
+    dropout: float = option(0.0, least=0, below=1)
+    also_train: tuple[str, ...] = ()
+
+    def conflicts(self) -> Iterable[str]:
+        """Name fields that contradict one another."""
+        if self.also_train and not self.modules:
+            yield "also_train is set and modules is empty: without adapters everything is trained"
+
+
+@_section
+class DistillationOptions(Section):
+    """A teacher, and how much each of its losses counts; see `trocr.training.distillation`.
+
+    Attributes:
+        teacher: shipped name, directory or Hub id; empty learns from the labels alone.
+        labels: weight of the cross-entropy with the labels.
+        logits: weight of the divergence from the teacher's scores.
+        hidden: weight of the distance of matched blocks' states.
+        attention: weight of the divergence of matched blocks' attention.
+        temperature: that scores are divided by.
+    """
+
+    teacher: str = ""
+    labels: float = option(0.5, least=0)
+    logits: float = option(0.5, least=0)
+    hidden: float = option(0.0, least=0)
+    attention: float = option(0.0, least=0)
+    temperature: float = option(2.0, above=0)
+
+    def conflicts(self) -> Iterable[str]:
+        """Name fields that contradict one another."""
+        if not (self.labels or self.logits or self.hidden or self.attention):
+            yield "labels, logits, hidden and attention are all 0: nothing is minimised"
 
 
 @_section

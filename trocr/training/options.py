@@ -13,9 +13,11 @@ from typing import Any, Self, get_type_hints
 
 from trocr.training.option_fields import OptionsError, field_names, nearest, read_section
 from trocr.training.option_tables import (
+    AdapterOptions,
     AugmentationOptions,
     BatchOptions,
     DataOptions,
+    DistillationOptions,
     LossOptions,
     ModelOptions,
     OptimizerOptions,
@@ -36,6 +38,8 @@ class TrainingOptions:
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     loss: LossOptions = field(default_factory=LossOptions)
+    adapters: AdapterOptions = field(default_factory=AdapterOptions)
+    distillation: DistillationOptions = field(default_factory=DistillationOptions)
 
     def __post_init__(self) -> None:
         """Check what concerns several tables.
@@ -52,6 +56,8 @@ class TrainingOptions:
             problems.append("schedule.min_lr must not be above optimizer.lr")
         if self.run.patience and not self.data.val:
             problems.append("run.patience needs lines to validate on: set data.val")
+        if self.adapters.modules and self.model.freeze:
+            problems.append("model.freeze and adapters.modules: adapters freeze all else; use also_train")
         if problems:
             raise OptionsError(problems)
 

@@ -3,6 +3,7 @@
 Source: original work.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,16 +20,16 @@ from trocr.data.augmentation import build_augmentation
 from trocr.data.records import LineSource
 from trocr.models import VisionEncoderDecoderModel
 from trocr.processor import TrOCRProcessor
+from trocr.surgery.adapters import merge_adapter, save_adapter
 from trocr.training.batches import BatchSettings, Windows, training_batches
-from trocr.training.ctc import PRINTABLE_ASCII, CTCHead
 from trocr.training.distributed import Processes, unwrap, wrap
 from trocr.training.ema import EMA
 from trocr.training.lines import training_lines, validation_lines
 from trocr.training.objective import Objective
-from trocr.training.optimizer import build_optimizer, freeze, freeze_unused
+from trocr.training.optimizer import build_optimizer
 from trocr.training.options import TrainingOptions
+from trocr.training.prepare import prepare
 from trocr.training.schedule import build_schedule
-from trocr.training.start import load_start
 from trocr.training.state import load_state, restore, save_state
 from trocr.training.steps import Step, train_steps
 from trocr.training.validation import Validation, validate
@@ -37,6 +38,9 @@ _DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16
 
 STATES = "states"
 """Folder of a run's states."""
+
+ADAPTER = "adapter"
+"""Folder of an adapter, within that of a checkpoint."""
 
 
 @dataclass
@@ -146,7 +150,8 @@ class Run:
     def export(self, name: str) -> None:
         """Write the model, averaged where there are averages, as a checkpoint with its processor.
 
-        All processes must call it. The CTC head lies beside the model, in a file of its own.
+        All processes must call it. The CTC head lies beside the model, in a file of its own; an adapter is
+        merged into the weights, and saved alone in the folder "adapter" too.
 
         Args:
             name: folder within the run's.
@@ -158,6 +163,10 @@ class Run:
     def _write(self, objective: Objective, folder: Path) -> None:
         model = objective.model
         assert isinstance(model, VisionEncoderDecoderModel)
+        if self.options.adapters.modules:
+            save_adapter(model, folder / ADAPTER, base=self.options.model.checkpoint)
+            model = copy.deepcopy(model)  # training goes on with the adapter apart
+            merge_adapter(model)
         model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         if objective.ctc is not None:
@@ -203,7 +212,7 @@ class Run:
             )
             whole = None
             if self.here.is_main:
-                whole = build_objective(self.options)[0]
+                whole = prepare(self.options).objective
                 whole.load_state_dict(weights)
                 whole.to(self.here.device)
             yield whole
@@ -219,10 +228,11 @@ def build_run(options: TrainingOptions, here: Processes) -> Run:
         DataError: lines are missing.
         OptionsError: options contradict one another or the model.
         StartError: the model cannot start so.
+        DistillationError: the teacher cannot teach this student.
     """
     torch.manual_seed(options.run.seed)
-    objective, processor = build_objective(options)
-    objective.to(here.device)
+    prepared = prepare(options)
+    objective, processor = prepared.objective.to(here.device), prepared.processor
     lines = training_lines(options.data)
     num_steps = options.run.steps or math.ceil(options.run.epochs * lines.epoch / options.batch.size)
     model = objective.model
@@ -260,33 +270,10 @@ def build_run(options: TrainingOptions, here: Processes) -> Run:
                 keeps_aspect=processor.image_processor.pad_to_aspect_ratio,
             ),
             endless=lines.endless,
+            teacher_processor=prepared.teacher_processor,
         ),
         val=validation_lines(options.data),
         num_steps=num_steps,
         ema=EMA(unwrap(wrapped), options.run.ema_decay) if options.run.ema_decay else None,
         scaler=scaler,
     )
-
-
-def build_objective(options: TrainingOptions) -> tuple[Objective, TrOCRProcessor]:
-    """Build what is minimised, on the CPU, frozen where options say so.
-
-    Returns:
-        The objective, and the processor of its model.
-    """
-    model, processor = load_start(options.model)
-    freeze_unused(model)
-    if options.model.freeze:
-        freeze(model, options.model.freeze)
-    ctc = None
-    if options.loss.ctc_weight:
-        embeddings = model.encoder.embeddings
-        ctc = CTCHead(
-            width=model.config.encoder.hidden_size,
-            alphabet=options.loss.ctc_alphabet or PRINTABLE_ASCII,
-            grid=embeddings.grid,
-            num_prefix=embeddings.num_prefix,
-        )
-        if options.loss.ctc_head:
-            ctc.load(options.loss.ctc_head)
-    return Objective(model, ctc=ctc, label_smoothing=options.loss.label_smoothing), processor

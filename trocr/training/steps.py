@@ -35,8 +35,8 @@ class Step:
 
     Attributes:
         step: steps taken so far, this one included.
-        loss: what was minimised: `token_loss` plus the weighted `ctc_loss`.
-        token_loss: cross-entropy per token, in nats, over all processes.
+        loss: what was minimised: `token_loss` plus the weighted `ctc_loss`, plus `distillation_loss`.
+        token_loss: cross-entropy per token, in nats, over all processes; with a teacher, times its weight.
         ctc_loss: CTC loss per character, in nats, or None without a head.
         lr: learning rate of the first parameter group in this step.
         grad_norm: 2-norm of the gradient before clipping.
@@ -46,6 +46,7 @@ class Step:
         data_share: share of those seconds in which this process waited for data, 0..1.
         skipped: messages of this process's lines that could not be read.
         too_long: names of this process's lines whose labels were cut.
+        distillation_loss: what a teacher adds per token, weighted, or None without one.
     """
 
     step: int
@@ -60,6 +61,7 @@ class Step:
     data_share: float
     skipped: tuple[str, ...]
     too_long: tuple[str, ...]
+    distillation_loss: float | None = None
 
 
 def train_steps(
@@ -108,9 +110,10 @@ def train_steps(
         now = time.perf_counter()
         yield Step(
             step=step + 1,
-            loss=done.token_loss + ctc_weight * (done.ctc_loss or 0.0),
+            loss=done.token_loss + ctc_weight * (done.ctc_loss or 0.0) + (done.distillation_loss or 0.0),
             token_loss=done.token_loss,
             ctc_loss=done.ctc_loss,
+            distillation_loss=done.distillation_loss,
             lr=lr,
             grad_norm=done.grad_norm,
             num_lines=done.num_lines,
@@ -134,6 +137,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
 class _Done:
     token_loss: float
     ctc_loss: float | None
+    distillation_loss: float | None
     grad_norm: float
     num_lines: int
     num_tokens: int
@@ -169,22 +173,29 @@ class _Loop:
             sum(len(row) for rows in targets for row in rows or ()),
             sum(len(batch.names) for batch in micro_batches),
         )
-        token_sum = character_sum = 0.0
+        token_sum = character_sum = distilled_sum = 0.0
+        has_teacher = False
         for place, (batch, rows) in enumerate(zip(micro_batches, targets, strict=True)):
             with _gradient_sync(self.objective, place == len(micro_batches) - 1):
                 losses = self._forward(batch, rows)
                 loss = losses.tokens / num_tokens
                 if losses.characters is not None:
                     loss = loss + losses.characters * (self.ctc_weight / max(num_characters, 1))
+                if losses.distilled is not None:
+                    loss = loss + losses.distilled / num_tokens
                 self._backward(loss, step, batch)
             token_sum += float(losses.tokens.detach())
             if losses.characters is not None:
                 character_sum += float(losses.characters.detach())
+            if losses.distilled is not None:
+                has_teacher = True
+                distilled_sum += float(losses.distilled.detach())
         norm = self._update(step, micro_batches)
-        token_sum, character_sum = self._total(token_sum, character_sum)
+        token_sum, character_sum, distilled_sum = self._total(token_sum, character_sum, distilled_sum)
         return _Done(
             token_loss=token_sum / num_tokens,
             ctc_loss=None if self.ctc is None else character_sum / max(num_characters, 1),
+            distillation_loss=distilled_sum / num_tokens if has_teacher else None,
             grad_norm=norm,
             num_lines=int(num_lines),
             num_tokens=int(num_tokens),
@@ -192,11 +203,15 @@ class _Loop:
 
     def _forward(self, batch: Batch, targets: list[list[int]] | None) -> Losses:
         dtype = self.autocast_dtype
+        teacher = {}
+        if batch.teacher_pixel_values is not None:
+            teacher["teacher_pixel_values"] = batch.teacher_pixel_values.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             losses: Losses = self.objective(
                 batch.pixel_values.to(self.device, non_blocking=True),
                 batch.labels.to(self.device, non_blocking=True),
                 targets,
+                **teacher,
             )
         return losses
 
