@@ -54,6 +54,15 @@ def match_modules(
     return {name: found[name] for name in names}
 
 
+def match_names(names: Sequence[str], patterns: str | Iterable[str], what: str) -> list[str]:
+    """Choose the names that patterns name, in their order; `what` says what is named, for the error.
+
+    Raises:
+        SurgeryError: a pattern matches nothing; the nearest name is told.
+    """
+    return _match(names, patterns, what, names, with_content=False)
+
+
 def choose_blocks(blocks: str | Sequence[int], count: int) -> list[int]:
     """Number the blocks of a stack that a description names, in its order.
 
@@ -67,6 +76,8 @@ def choose_blocks(blocks: str | Sequence[int], count: int) -> list[int]:
     """
     if isinstance(blocks, str):
         found = _described(blocks, count)
+    elif not isinstance(blocks, list | tuple | range) or any(type(number) is not int for number in blocks):
+        raise SurgeryError(f"blocks {blocks!r} must be a description such as last:2, or whole numbers")
     else:
         found = [number + count if number < 0 else number for number in blocks]
     wrong = [number for number in found if not 0 <= number < count]
@@ -82,7 +93,7 @@ def _described(blocks: str, count: int) -> list[int]:
     if text == "all":
         return list(range(count))
     kind, _, number = text.partition(":")
-    if kind in ("last", "first", "every") and number.isdigit() and int(number) > 0:
+    if kind in ("last", "first", "every") and number.isdecimal() and int(number) > 0:
         step = int(number)
         if kind == "every":
             return list(range(count - 1, -1, -step))[::-1]
@@ -90,7 +101,7 @@ def _described(blocks: str, count: int) -> list[int]:
     found: list[int] = []
     for part in text.split(","):
         low, dash, high = part.partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        if not low.isdecimal() or (dash and not high.isdecimal()):
             raise SurgeryError(
                 f"blocks {blocks!r} must be all, last:N, first:N, every:N, or numbers such as 0,2,4-6"
             )
