@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trocr.nn.embeddings import SinusoidalPositions
+from trocr.timm_encoder import TimmEncoder
 from weights_conversion.files import WeightFile
 from weights_conversion.rename import Table
 
@@ -39,6 +40,13 @@ def has_module(weights: WeightFile, table: Table, module: str) -> bool:
     return any(name.startswith(f"{module}.") for names in targets for name in names)
 
 
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Name what a file holds of a model: parameters, each shared one once, and persistent buffers."""
+    kept = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    return {**dict(model.named_parameters()), **buffers}
+
+
 def load_weights(
     model: nn.Module,
     weights: WeightFile,
@@ -51,18 +59,19 @@ def load_weights(
     """Fill a module built on the meta device. Every tensor is copied once, from the mapped file to its place.
 
     Args:
-        model: its parameters are on the meta device and are replaced.
+        model: its parameters and buffers are on the meta device and are replaced.
         weights: an open weight file.
         table: the dialect that the file is written in.
         tied: our name -> our name of the parameter it shares; a file may hold both when they are equal.
-        dtype: precision in memory.
-        device: where the parameters go.
+        dtype: precision in memory; whole numbers stay such.
+        device: where the tensors go.
     Raises:
         KeyMapError: unknown, missing or misshapen tensors, all in one message.
-        CheckpointError: a tensor that is not of floating point type or has NaN or infinite values, or tied
-            tensors that differ.
+        CheckpointError: a parameter that is not of floating point type or has infinite values, a tensor with
+            NaN, or tied tensors that differ.
     """
-    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    stored = stored_tensors(model)
+    expected = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     plan = table.plan(weights.shapes, expected, tied=tied, origin=str(weights.path))
     for name, other in plan.tied:
         if not torch.equal(weights.tensor(name), weights.tensor(other)):
@@ -74,14 +83,16 @@ def load_weights(
     broken: list[str] = []
     for move in plan.items:
         source = move.take(weights.tensor(move.source))
-        if not source.is_floating_point():
+        wanted = stored[move.target]
+        if wanted.is_floating_point() and not source.is_floating_point():
             raise CheckpointError(
                 f"{weights.path}: {move.source} holds {str(source.dtype).removeprefix('torch.')}, expected a "
                 "floating point type; quantised checkpoints cannot be read: take one that is not"
             )
-        if not is_finite(source):
+        if not is_finite(source) and (isinstance(wanted, nn.Parameter) or bool(source.isnan().any())):
             broken.append(move.source)
-        state[move.target] = torch.empty(source.shape, dtype=dtype, device=device).copy_(source)
+        kind = dtype if wanted.is_floating_point() else wanted.dtype
+        state[move.target] = torch.empty(source.shape, dtype=kind, device=device).copy_(source)
     if broken:
         raise CheckpointError(
             f"{weights.path}: NaN or infinite values in {', '.join(sorted(broken))}; the training run "
@@ -92,6 +103,8 @@ def load_weights(
     for part in model.modules():
         if isinstance(part, SinusoidalPositions):
             part.table = part.compute_table().to(device=device, dtype=dtype)
+        elif isinstance(part, TimmEncoder):
+            part.fill_buffers(device=device, dtype=dtype)
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -114,13 +127,13 @@ def save_checkpoint(
     """Write weights and JSON files so that either all of them are new or the old ones stay.
 
     Args:
-        model: its parameters are written under the names of `table`.
+        model: its parameters and persistent buffers are written under the names of `table`.
         directory: made where it is missing.
         table: dialect of the file.
         tied: our names that are left out because they share another's tensor.
         files: name -> content of JSON files, ``config.json`` among them.
         rebuild: builds the model from the configuration that is written; called under the meta device.
-        storage_dtype: precision in the file; None keeps the precision in memory.
+        storage_dtype: precision in the file, but for whole numbers; None keeps the precision in memory.
     Raises:
         CheckpointError: the configuration does not give this model's names and shapes.
         OSError: the disk is full or not writable; the old checkpoint is whole then.
@@ -129,12 +142,9 @@ def save_checkpoint(
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file, expected a directory to write the checkpoint into")
     _check_rebuild(model, rebuild)
-    parameters = {name: p.detach() for name, p in model.named_parameters() if name not in tied}
-    names = table.invert(parameters)
-    tensors = {
-        names[name]: tensor.to("cpu", storage_dtype or tensor.dtype).contiguous()
-        for name, tensor in parameters.items()
-    }
+    stored = {name: tensor for name, tensor in stored_tensors(model).items() if name not in tied}
+    names = table.invert(stored)
+    tensors = {names[name]: _in_file(tensor, storage_dtype) for name, tensor in stored.items()}
     with ExitStack() as cleanup:
         staging = folder / f".saving-{os.getpid()}"
         cleanup.callback(shutil.rmtree, staging, ignore_errors=True)
@@ -147,6 +157,12 @@ def save_checkpoint(
             ) from error
         for name in (WEIGHTS_NAME, *files):  # written whole: from here on nothing but renaming
             os.replace(staging / name, folder / name)
+
+
+def _in_file(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The tensor as a file holds it."""
+    kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", kind).contiguous()
 
 
 def _stage(staging: Path, tensors: Mapping[str, Tensor], files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -168,8 +184,8 @@ def _flush(path: Path) -> None:
 def _check_rebuild(model: nn.Module, rebuild: Callable[[], nn.Module]) -> None:
     with torch.device("meta"):
         twin = rebuild()
-    have = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    want = {name: tuple(p.shape) for name, p in twin.named_parameters()}
+    have = {name: tuple(tensor.shape) for name, tensor in stored_tensors(model).items()}
+    want = {name: tuple(tensor.shape) for name, tensor in stored_tensors(twin).items()}
     problems = [f"{name} is not in the model" for name in want.keys() - have.keys()]
     problems += [f"{name} is not in the configuration" for name in have.keys() - want.keys()]
     problems += [
@@ -179,7 +195,13 @@ def _check_rebuild(model: nn.Module, rebuild: Callable[[], nn.Module]) -> None:
     ]
     if problems:
         shown = "; ".join(sorted(problems)[:8]) + ("; ..." if len(problems) > 8 else "")
+        has_adapter = any(name.rpartition(".")[2].startswith("lora_") for name in have)
         raise CheckpointError(
             f"this model cannot be rebuilt from its configuration ({len(problems)} differences: {shown}); "
-            "update model.config together with the modules, then save again"
+            + (
+                "it has an adapter: merge it (merge_adapter of trocr.surgery.adapters), then save "
+                "again, or save it alone (save_adapter)"
+                if has_adapter
+                else "update model.config together with the modules, then save again"
+            )
         )

@@ -13,15 +13,17 @@ from typing import Any, ClassVar, Self, cast
 from torch import Tensor, nn
 
 from trocr import build
-from trocr.config import DeiTConfig, TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
+from trocr.config import DeiTConfig, EncoderConfig, TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
 from trocr.config_base import BaseConfig
 from trocr.config_read import ConfigError, read_json
+from trocr.config_timm import TimmConfig
 from trocr.decoder import TextDecoder, TextDecoderLM
 from trocr.encoder import ImageEncoder
 from trocr.generation import GenerateOutput, GenerationConfig, generate, transition_scores
 from trocr.hub import locate
 from trocr.model import ImageToText
 from trocr.pretrained_model import PretrainedModel
+from trocr.timm_model import TimmModel
 from weights_conversion import hf
 from weights_conversion.rename import Table
 
@@ -147,6 +149,7 @@ class TrOCRForCausalLM(TextDecoderLM, _Generates):
 
 
 ENCODERS: Mapping[str, type[ViTModel]] = {"vit": ViTModel, "deit": DeiTModel}
+"""Encoders of this library's own blocks, by the type in their configuration."""
 LOADING_OPTIONS = tuple(inspect.signature(PretrainedModel.from_pretrained).parameters)[1:]
 
 
@@ -159,12 +162,22 @@ def _given(part: str, source: str | PathLike[str] | None) -> str | PathLike[str]
     return source
 
 
-def _load_encoder(source: str | PathLike[str] | None, options: Mapping[str, Any]) -> ViTModel:
+def build_encoder(config: EncoderConfig, *, with_pooler: bool = False) -> ViTModel | TimmModel:
+    """Build an image encoder of any kind; timm's have no pooler."""
+    if isinstance(config, TimmConfig):
+        return TimmModel(config)
+    return ENCODERS[config.model_type](config, add_pooling_layer=with_pooler)
+
+
+def _load_encoder(source: str | PathLike[str] | None, options: Mapping[str, Any]) -> ViTModel | TimmModel:
     names = ("revision", "cache_dir", "local_files_only", "token")
     path = locate(_given("encoder", source), **{name: options[name] for name in names if name in options})
     kind = read_json(path / "config.json").get("model_type")
+    if kind == TimmConfig.model_type:
+        return TimmModel.from_pretrained(path, **options)
     if kind not in ENCODERS:
-        raise ConfigError(f"{path}: model_type is {kind!r}, expected one of {', '.join(ENCODERS)}")
+        known = ", ".join((*ENCODERS, TimmConfig.model_type))
+        raise ConfigError(f"{path}: model_type is {kind!r}, expected one of {known}")
     return ENCODERS[str(kind)].from_pretrained(path, **options)
 
 
@@ -173,7 +186,7 @@ class VisionEncoderDecoderModel(ImageToText, _Generates):
 
     Args:
         config: configuration of both; parts that are not given are built from it with starting values.
-        encoder: a `ViTModel` or `DeiTModel`.
+        encoder: a `ViTModel`, `DeiTModel` or `TimmModel`.
         decoder: a `TrOCRForCausalLM`.
     Raises:
         ConfigError: neither a configuration nor both parts, or parts whose widths do not fit.
@@ -185,7 +198,7 @@ class VisionEncoderDecoderModel(ImageToText, _Generates):
     def __init__(
         self,
         config: VisionEncoderDecoderConfig | None = None,
-        encoder: ViTModel | None = None,
+        encoder: ViTModel | TimmModel | None = None,
         decoder: TrOCRForCausalLM | None = None,
     ) -> None:
         if config is None:
@@ -196,7 +209,7 @@ class VisionEncoderDecoderModel(ImageToText, _Generates):
             config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config)
         _expect(config, VisionEncoderDecoderConfig, "VisionEncoderDecoderModel")
         if encoder is None:
-            encoder = ENCODERS[config.encoder.model_type](config.encoder, add_pooling_layer=False)
+            encoder = build_encoder(config.encoder)
         super().__init__(
             encoder=encoder,
             decoder=TrOCRForCausalLM(config.decoder) if decoder is None else decoder,
@@ -223,8 +236,7 @@ class VisionEncoderDecoderModel(ImageToText, _Generates):
 
     @classmethod
     def _build(cls, config: Any, has: Callable[[str], bool]) -> Self:
-        encoder = ENCODERS[config.encoder.model_type](config.encoder, add_pooling_layer=has("encoder.pooler"))
-        return cls(config, encoder=encoder)
+        return cls(config, encoder=build_encoder(config.encoder, with_pooler=has("encoder.pooler")))
 
     def _twin(self) -> nn.Module:
         return type(self)._build(self.config, lambda module: self.encoder.pooler is not None)
@@ -235,22 +247,22 @@ class VisionEncoderDecoderModel(ImageToText, _Generates):
         encoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
         decoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
         *,
-        encoder_model: ViTModel | None = None,
+        encoder_model: ViTModel | TimmModel | None = None,
         decoder_model: TrOCRForCausalLM | None = None,
         **options: Any,
     ) -> Self:
         """Pair an encoder and a decoder from two directories or Hub ids.
 
         Args:
-            encoder_pretrained_model_name_or_path: of a ViT or DeiT.
+            encoder_pretrained_model_name_or_path: of a ViT or DeiT, or of a backbone of timm.
             decoder_pretrained_model_name_or_path: of a TrOCR decoder.
             encoder_model: instead of its name.
             decoder_model: instead of its name.
             options: those of `from_pretrained`, for both; with `encoder_` or `decoder_` before the name, for
                 that part alone. Any other is a value of the pair's configuration.
         Raises:
-            ConfigError: neither a part nor its name, the encoder's directory is not of a ViT or DeiT, or an
-                unknown option.
+            ConfigError: neither a part nor its name, the encoder's directory is of another kind of model, or
+                an unknown option.
         """
         loading = {name: options.pop(name) for name in LOADING_OPTIONS if name in options}
         parts: dict[str, dict[str, Any]] = {"encoder": dict(loading), "decoder": dict(loading)}
@@ -270,9 +282,13 @@ class VisionEncoderDecoderModel(ImageToText, _Generates):
 
     @property
     def tied(self) -> dict[str, str]:
-        """The decoder's tied parameters."""
-        tied = cast(TrOCRForCausalLM, self.decoder).tied
-        return {f"decoder.{name}": f"decoder.{other}" for name, other in tied.items()}
+        """The tied parameters of both parts."""
+        parts = {"encoder": cast(ViTModel, self.encoder), "decoder": cast(TrOCRForCausalLM, self.decoder)}
+        return {
+            f"{part}.{name}": f"{part}.{other}"
+            for part, model in parts.items()
+            for name, other in model.tied.items()
+        }
 
     def get_encoder(self) -> nn.Module:
         """Return the image encoder."""

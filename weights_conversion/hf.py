@@ -1,9 +1,10 @@
-"""Hugging Face's names of TrOCR, ViT and DeiT checkpoints.
+"""Hugging Face's names of TrOCR, ViT, DeiT and timm wrapper checkpoints.
 
 Two dialects: the names in files, which transformers 4.x and 5.x both write, and the names that a model of 5.x
 has in memory, which people get who save `model.state_dict()` themselves.
 
-Source: transformers 5.23, models vit, deit and trocr and its conversion mapping; the official files' keys.
+Source: transformers 5.23, models vit, deit, timm_wrapper and trocr and its conversion mapping; the official
+files' keys.
 """
 
 from collections.abc import Mapping
@@ -62,6 +63,9 @@ DECODER_STACK_RULES: dict[str, Stems] = {
     "layers.{i}.final_layer_norm": "blocks.{i}.mlp_norm",
 }
 
+TIMM_RULES: dict[str, Stems] = {"timm_model.*": "backbone.*", "positions": "positions"}
+"""timm's own names inside, as `TimmWrapperModel` of transformers writes them; it has no positions."""
+
 SINUSOIDAL_DUMMY = "a placeholder of transformers 4.x and fairseq; sinusoidal positions are computed"
 _DECODER_IGNORED = {"embed_positions._float_tensor": SINUSOIDAL_DUMMY}
 _ENCODER_IGNORED = {
@@ -94,6 +98,7 @@ def _whole(encoder: Mapping[str, Stems], name: str) -> Table:
     rules = {
         **prefixed(encoder, "encoder.", "encoder."),
         **prefixed(DECODER_RULES, "decoder.", "decoder."),
+        **prefixed(TIMM_RULES, "encoder.", "encoder."),
         "enc_to_dec_proj": "enc_to_dec_proj",
     }
     return Table(
@@ -120,6 +125,7 @@ HF_DECODER = Table(DECODER_RULES, ignored=DECODER_IGNORED, name="hf-decoder")
 HF_STACK = Table(DECODER_STACK_RULES, ignored=_DECODER_IGNORED, name="hf-stack")
 HF_ENCODER = _image_model(ENCODER_RULES, "", "hf-encoder")
 HF_ENCODER_MEMORY = _image_model(ENCODER_MEMORY_RULES, "", "hf5-encoder")
+HF_TIMM = Table(TIMM_RULES, name="hf-timm")
 HF_VIT = _image_model(ENCODER_RULES, "vit.", "hf-vit")
 HF_DEIT = _image_model(ENCODER_RULES, "deit.", "hf-deit")
 
@@ -127,3 +133,4 @@ MODEL_TABLES = (HF, HF_MEMORY)
 DECODER_TABLES = (HF_DECODER,)
 STACK_TABLES = (HF_STACK,)
 ENCODER_TABLES = (HF_ENCODER, HF_ENCODER_MEMORY, HF_VIT, HF_DEIT)
+TIMM_TABLES = (HF_TIMM,)

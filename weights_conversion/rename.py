@@ -15,6 +15,7 @@ Stems = str | tuple[str, ...]
 Rows = TypeVar("Rows", bound=Any)
 
 INDEX = "{i}"
+BELOW = "*"
 LEAVES = ("weight", "bias")
 
 
@@ -92,8 +93,8 @@ class Table:
     """Rules between another dialect's module names and ours.
 
     A stem names a module or a parameter; `{i}` in it stands for one path component that is a block number. A
-    rule for `a.b` covers the keys `a.b`, `a.b.weight` and `a.b.bias`. A tuple of our stems means that the
-    other dialect stores those tensors as one, stacked by rows.
+    rule for `a.b` covers the keys `a.b`, `a.b.weight` and `a.b.bias`, one for `a.b.*` all below `a.b`, under
+    the same names. A tuple of our stems means that the other dialect stores those tensors as one, by rows.
 
     Args:
         rules: other dialect's stem -> our stem, or our stems for a fused tensor.
@@ -296,7 +297,7 @@ def _is_number(component: str) -> bool:
 
 
 def _stems_of(name: str) -> Iterator[str]:
-    """Every stem a rule for this name could have: with and without the leaf, one number as {i} or none."""
+    """Every stem of a rule for this name: with and without the leaf, a number as {i} or none; cut, with *."""
     head, _, leaf = name.rpartition(".")
     for base in (name, head) if head and leaf in LEAVES else (name,):
         yield base
@@ -304,6 +305,8 @@ def _stems_of(name: str) -> Iterator[str]:
         for place, component in enumerate(components):
             if _is_number(component):
                 yield ".".join([*components[:place], INDEX, *components[place + 1 :]])
+    components = name.split(".")
+    yield from (".".join([*components[:end], BELOW]) for end in range(1, len(components)))
 
 
 def _fill(stem: str, matched: str, name: str) -> str:
@@ -311,6 +314,8 @@ def _fill(stem: str, matched: str, name: str) -> str:
     pattern, components = matched.split("."), name.split(".")
     if INDEX in pattern:
         stem = stem.replace(INDEX, components[pattern.index(INDEX)])
+    if pattern[-1] == BELOW:
+        stem, pattern = stem.removesuffix(f".{BELOW}"), pattern[:-1]
     return ".".join([stem, *components[len(pattern) :]])
 
 
