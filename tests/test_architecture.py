@@ -92,15 +92,16 @@ LAYERS: dict[str, set[str]] = {
         "trocr.image_array",
         "trocr.image_input",
     },
-    "trocr.data.shards": {
+    "trocr.data.shards": {"trocr.data.records", "trocr.data.sources"},
+    "trocr.data.packing": {"trocr.data.records", "trocr.data.sources", "trocr.image_array"},
+    "trocr.data.lmdb_source": {
+        "trocr.data.packing",
         "trocr.data.records",
         "trocr.data.sources",
         "trocr.image_array",
-        "trocr.image_input",
     },
-    "trocr.data.lmdb_source": {"trocr.data.records", "trocr.data.shards", "trocr.image_array"},
     "trocr.data.split": {
-        "trocr.atomic_write",
+        "trocr.data.packing",
         "trocr.data.records",
         "trocr.data.sources",
         "trocr.image_array",
@@ -130,6 +131,7 @@ LAYERS: dict[str, set[str]] = {
         "trocr.reader",
     },
     "trocr.parts": {
+        "trocr.checkpoint",
         "trocr.config",
         "trocr.hub",
         "trocr.image",
@@ -153,7 +155,7 @@ LAYERS: dict[str, set[str]] = {
         "trocr.config",
         "trocr.data.inspection",
         "trocr.data.lmdb_source",
-        "trocr.data.shards",
+        "trocr.data.packing",
         "trocr.data.sources",
         "trocr.data.split",
         "trocr.data.synthetic",

@@ -309,6 +309,15 @@ print("heavy:", sorted(set({HEAVY!r}) & (set(sys.modules) - before)))
     assert done.stdout.splitlines() == [examples[0][1], "heavy: []"]
 
 
+def test_what_the_system_says_about_a_file_is_a_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = CliRunner().invoke(main, ["data", "pack", "examples", str(tmp_path / "file/packed")])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ")
+    assert "Not a directory" in done.stderr
+    assert "Traceback" not in done.output
+
+
 # ---- paths ----------------------------------------------------------------------------------------
 
 

@@ -37,16 +37,20 @@ PREFIXES = ("bert.", "roberta.", "xlm_roberta.", "")
 
 LEFT_OUT: Mapping[str, str] = {
     "pooler": "the pooler of the first token",
+    "cls.seq_relationship": "the head that tells whether a sentence follows another",
     "cls": "the head of masked language modelling; a decoder scores tokens by its embedding",
     "lm_head": "the head of masked language modelling; a decoder scores tokens by its embedding",
     "classifier": "a classifier's head",
     "qa_outputs": "a head for answers to questions",
     "embeddings.position_ids": "a constant index buffer of old releases",
 }
-"""What a decoder has no use for, by the first part of the name, with the reason."""
+"""What a decoder has no use for, by the beginning of the name, with the reason."""
 
 OFFSET = 2
 """Rows of a decoder's position table before the first position."""
+
+POSITIONS = "embeddings.position_embeddings.weight"
+TYPES = "embeddings.token_type_embeddings.weight"
 
 
 class TextModelError(ValueError):
@@ -59,12 +63,14 @@ class PlainText:
 
     Attributes:
         tensors: name -> tensor; blocks are renumbered from 0.
-        notes: (name, what was done with it) of those that are no plain copies.
-        left_out: (name, reason).
+        origins: the same names -> names in the file of what the tensor was made of.
+        notes: the same names -> what was done, of those that are no plain copies.
+        left_out: (name in the file, reason).
     """
 
     tensors: dict[str, Any]
-    notes: tuple[tuple[str, str], ...]
+    origins: dict[str, tuple[str, ...]]
+    notes: dict[str, str]
     left_out: tuple[tuple[str, str], ...]
 
 
@@ -80,7 +86,8 @@ def plain(
     Args:
         tensors: as in the file; torch tensors.
         layers: numbers of the blocks to take, in their new order; None takes all.
-        starts_at: row of the position table that the first token has: 0 for BERT, 2 for RoBERTa.
+        starts_at: row of the position table that the first token has: 0 for BERT, one after the padding
+            token's id for RoBERTa.
         max_positions: positions to keep; None keeps all.
     Raises:
         TextModelError: it is no such model, or has no such layer.
@@ -91,8 +98,9 @@ def plain(
             "no embeddings.word_embeddings.weight, alone or after bert., roberta. or xlm_roberta.: "
             "not a BERT- or RoBERTa-type model"
         )
-    inner, left_out = {}, []
-    for name, tensor in tensors.items():
+    kept: dict[str, str] = {}
+    left_out: list[tuple[str, str]] = []
+    for name in tensors:
         short = name.removeprefix(prefix)
         reason = next(
             (why for part, why in LEFT_OUT.items() if short == part or short.startswith(f"{part}.")), ""
@@ -100,25 +108,34 @@ def plain(
         if reason:
             left_out.append((name, reason))
         else:
-            inner[short] = tensor
-    inner, chosen = _choose(inner, layers, left_out)
-    notes = [("encoder.layer", f"layers {', '.join(map(str, chosen))} become blocks 0 to {len(chosen) - 1}")]
-    positions = inner["embeddings.position_embeddings.weight"]
-    types = inner.pop("embeddings.token_type_embeddings.weight", None)
+            kept[short] = name
+    kept = _choose(kept, layers, left_out)
+    types = kept.pop(TYPES, None)
+    if POSITIONS not in kept:
+        raise TextModelError(f"no {POSITIONS}: a decoder needs absolute positions")
+    made = {short: tensors[name] for short, name in kept.items()}
+    origins: dict[str, tuple[str, ...]] = {short: (name,) for short, name in kept.items()}
     if types is not None:
-        positions = positions + types[0]
-        notes.append(("embeddings.token_type_embeddings", "row 0 added to every position; others left out"))
-    rows = positions[starts_at:]
-    if max_positions is not None:
-        if max_positions > len(rows):
-            raise TextModelError(f"{max_positions} positions are wanted, the model has {len(rows)}")
-        rows = rows[:max_positions]
-    head = positions[:OFFSET] if starts_at == OFFSET else positions[:1].new_zeros((OFFSET, rows.shape[1]))
-    inner["embeddings.position_embeddings.weight"] = _stack(head, rows)
-    notes.append(
-        ("embeddings.position_embeddings", f"{len(rows)} positions, from row {starts_at} to row {OFFSET} on")
-    )
-    return PlainText(tensors=inner, notes=tuple(notes), left_out=tuple(left_out))
+        made[POSITIONS] = made[POSITIONS] + tensors[types][0]
+        origins[POSITIONS] += (types,)
+    made[POSITIONS], note = _positions(made[POSITIONS], starts_at, max_positions)
+    if types is not None:
+        note += "; row 0 of the token types added to each, the others left out"
+    return PlainText(tensors=made, origins=origins, notes={POSITIONS: note}, left_out=tuple(left_out))
+
+
+def _positions(table: Any, starts_at: int, max_positions: int | None) -> tuple[Any, str]:
+    """The position table of a decoder, and what was done for it."""
+    rows = table[starts_at:]
+    wanted = len(rows) if max_positions is None else max_positions
+    if not 0 < wanted <= len(rows):
+        raise TextModelError(
+            f"{max(wanted, 1)} positions are wanted, the model has {len(rows)} (rows of its table from "
+            f"{starts_at} on)"
+        )
+    head = table[:OFFSET] if starts_at == OFFSET else table[:1].new_zeros((OFFSET, table.shape[1]))
+    note = f"{wanted} positions, from row {starts_at} to row {OFFSET} on"
+    return _stack(head, rows[:wanted]), note
 
 
 def _stack(first: Any, second: Any) -> Any:
@@ -128,24 +145,24 @@ def _stack(first: Any, second: Any) -> Any:
 
 
 def _choose(
-    tensors: Mapping[str, Any], layers: Sequence[int] | None, left_out: list[tuple[str, str]]
-) -> tuple[dict[str, Any], list[int]]:
-    """Take and renumber blocks."""
+    names: Mapping[str, str], layers: Sequence[int] | None, left_out: list[tuple[str, str]]
+) -> dict[str, str]:
+    """Take and renumber blocks: name -> name in the file."""
     start = "encoder.layer."
-    numbers = sorted({int(n.removeprefix(start).split(".")[0]) for n in tensors if n.startswith(start)})
+    numbers = sorted({int(n.removeprefix(start).split(".")[0]) for n in names if n.startswith(start)})
     chosen = numbers if layers is None else list(layers)
     unknown = sorted(set(chosen) - set(numbers))
     if unknown or not chosen:
-        raise TextModelError(f"layers {chosen} are wanted, the model has {numbers[0]} to {numbers[-1]}")
-    kept: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        if not name.startswith(start):
-            kept[name] = tensor
+        raise TextModelError(f"layers {chosen} are wanted, the file has {numbers}")
+    kept: dict[str, str] = {}
+    for short, name in names.items():
+        if not short.startswith(start):
+            kept[short] = name
             continue
-        number, _, rest = name.removeprefix(start).partition(".")
+        number, _, rest = short.removeprefix(start).partition(".")
         if int(number) not in chosen:
-            left_out.append((name, f"layer {number} is not taken"))
+            left_out.append((name, "of a layer that is not taken"))
         for place, wanted in enumerate(chosen):
             if wanted == int(number):
-                kept[f"{start}{place}.{rest}"] = tensor
-    return kept, chosen
+                kept[f"{start}{place}.{rest}"] = name
+    return kept

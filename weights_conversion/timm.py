@@ -40,17 +40,39 @@ LAYER_NORM_EPS = 1e-6
 SCALES = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2", "gamma_1": "attn.proj", "gamma_2": "mlp.fc2"}
 """Factor on a branch (LayerScale, BEiT's gamma) -> the layer that it can be multiplied into."""
 
-INEXPRESSIBLE = {
-    "relative_position_bias": "relative positions, which this encoder has no place for: its outputs differ",
+BIASES = ("attn.q_bias", "attn.k_bias", "attn.v_bias")
+"""BEiT's biases of queries, keys (a constant of zeros, in few files) and values."""
+
+BEHIND = {
+    "head": "an image classifier's head",
+    "head_dist": "the head of the distillation token",
+    "fc_norm": "the norm of pooled features",
+    "attn_pool": "pools the states, for a classifier",
+}
+"""First part of the names of what comes after an encoder's states, with the reason to leave it out."""
+
+UNUSED = {
     "relative_position_index": "an index of relative positions",
-    "fc_norm": "the norm of pooled features; the last norm of the states is new",
     "mask_token": "used in masked image modelling only",
 }
-"""Parts of names that a plain encoder cannot take over, with the reason."""
+"""Last part of the names of tensors that no state depends on, with the reason to leave them out."""
+
+RELATIVE = "relative_position_bias_table"
+RELATIVE_LOSS = "relative positions, which this encoder has no place for: its outputs differ"
+NORM_LOSS = "its last norm is new: the source has none of its states"
 
 
-class ImageModelError(ValueError):
-    """An image model cannot become an encoder."""
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a tensor, or a part of a fused one, is from.
+
+    Attributes:
+        names: of the tensors in the file that it was made of; empty for a new one.
+        note: what was done, where it is no plain copy.
+    """
+
+    names: tuple[str, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,55 +81,104 @@ class PlainImage:
 
     Attributes:
         tensors: name -> tensor.
-        notes: (name, what was done with it) of those that are no plain copies.
-        left_out: (name, reason).
-        is_exact: whether an encoder with these tensors computes what the source computes.
+        origins: the same names -> where they are from; several for a fused tensor whose parts differ in that.
+        left_out: (name in the file, reason).
+        losses: why an encoder with these tensors does not compute what the source computes; empty where it
+            does.
     """
 
     tensors: dict[str, Any]
-    notes: tuple[tuple[str, str], ...]
+    origins: dict[str, tuple[Origin, ...]]
     left_out: tuple[tuple[str, str], ...]
-    is_exact: bool
+    losses: tuple[str, ...]
+
+    def origin(self, name: str, part: int) -> Origin:
+        """Where a part of a tensor is from."""
+        found = self.origins[name]
+        return found[part] if len(found) > 1 else found[0]
 
 
-def plain(tensors: Mapping[str, Any]) -> PlainImage:
+def reason_to_leave(name: str) -> str:
+    """Why a plain encoder has no use for a tensor; empty for one that it takes over."""
+    parts = name.split(".")
+    if parts[-1] == RELATIVE:
+        return RELATIVE_LOSS
+    return BEHIND.get(parts[0]) or UNUSED.get(parts[-1], "")
+
+
+def is_known(name: str) -> bool:
+    """Whether `plain` knows what to do with a tensor of this name."""
+    inner = name.split(".", 2)[-1]
+    return bool(TIMM.matches(name) or inner in SCALES or inner in BIASES or reason_to_leave(name))
+
+
+def plain(tensors: Mapping[str, Any], *, num_patches: int) -> PlainImage:
     """Turn a ViT, DeiT or BEiT of timm into a plain vision transformer.
 
-    Factors on branches are multiplied into the layers before them, and BEiT's separate biases of queries and
-    values are joined with a zero bias of keys: both exact.
+    Factors on branches are multiplied into the layers before them, BEiT's separate biases of queries and
+    values are joined with a zero bias of keys, and a position table without rows for the prefix tokens gets
+    rows of zeros: all exact.
 
     Args:
-        tensors: a state dict of timm; torch tensors.
-    Raises:
-        ImageModelError: it has parts that no plain vision transformer has.
+        tensors: a state dict of timm with names that `is_known` knows; torch tensors.
+        num_patches: rows of the position table that are patches.
     """
-    kept = {name: tensor for name, tensor in tensors.items() if not _part(name)}
-    left_out = [(name, _part(name)) for name in tensors if _part(name)]
-    notes = []
+    kept = {name: tensor for name, tensor in tensors.items() if not reason_to_leave(name)}
+    left_out = [(name, reason_to_leave(name)) for name in tensors if reason_to_leave(name)]
+    origins: dict[str, tuple[Origin, ...]] = {name: (Origin(names=(name,)),) for name in kept}
+    _fold_scales(kept, origins)
+    _join_biases(kept, origins)
+    if "cls_token" in kept:
+        _complete_positions(kept, origins, num_patches)
+    losses = sorted({why for _, why in left_out if why == RELATIVE_LOSS})
+    if "norm.weight" not in kept:
+        losses.append(NORM_LOSS)
+    return PlainImage(tensors=kept, origins=origins, left_out=tuple(left_out), losses=tuple(losses))
+
+
+def _fold_scales(kept: dict[str, Any], origins: dict[str, tuple[Origin, ...]]) -> None:
     for name in [name for name in kept if name.split(".", 2)[-1] in SCALES]:
-        start, factor = name.rsplit(".", 2)[0] if "ls" in name else name.rpartition(".")[0], kept.pop(name)
-        layer = f"{start}.{SCALES[name.split('.', 2)[-1]]}"
-        kept[f"{layer}.weight"] = kept[f"{layer}.weight"] * factor[:, None]
-        if f"{layer}.bias" in kept:
-            kept[f"{layer}.bias"] = kept[f"{layer}.bias"] * factor
-        notes.append((name, f"multiplied into {layer}"))
-    for name in [name for name in kept if name.endswith("attn.q_bias")]:
-        start = name.removesuffix("q_bias")
-        query, value = kept.pop(name), kept.pop(f"{start}v_bias")
-        kept.pop(f"{start}k_bias", None)
-        joined = query.new_zeros(3 * len(query))
-        joined[: len(query)], joined[2 * len(query) :] = query, value
-        kept[f"{start}qkv.bias"] = joined
-        notes.append((f"{start}qkv.bias", "queries' and values' bias with zeros between, for the keys"))
-    if "pos_embed" not in kept and "cls_token" in kept:
-        notes.append(("pos_embed", "zeros: the source has no absolute positions"))
-    problem = next((name for name in kept if name.startswith(("norm_pre", "reg_token"))), None)
-    if problem is not None:
-        raise ImageModelError(f"{problem}: a plain vision transformer has no such part; take another model")
-    is_exact = not any(name.endswith("bias_table") for name, _ in left_out)
-    return PlainImage(tensors=kept, notes=tuple(notes), left_out=tuple(left_out), is_exact=is_exact)
+        block, number, inner = name.split(".", 2)
+        factor = kept.pop(name)
+        del origins[name]
+        for leaf in ("weight", "bias"):
+            layer = f"{block}.{number}.{SCALES[inner]}.{leaf}"
+            if layer in kept:
+                kept[layer] = kept[layer] * (factor[:, None] if leaf == "weight" else factor)
+                origins[layer] = (Origin(names=(layer, name), note="multiplied with each other"),)
 
 
-def _part(name: str) -> str:
-    """Why a tensor is left out; empty where it is not."""
-    return next((reason for part, reason in INEXPRESSIBLE.items() if part in name), "")
+def _join_biases(kept: dict[str, Any], origins: dict[str, tuple[Origin, ...]]) -> None:
+    for name in [name for name in kept if name.endswith(BIASES[0])]:
+        start = name.removesuffix(BIASES[0])
+        width = len(kept[name])
+        joined = kept[name].new_zeros(3 * width)
+        parts = []
+        for place, bias in enumerate(BIASES):
+            part = kept.pop(start + bias, None)
+            origins.pop(start + bias, None)
+            if part is None:
+                parts.append(Origin(names=(), note="zeros: the source has no such bias"))
+            else:
+                joined[place * width : (place + 1) * width] = part
+                parts.append(Origin(names=(start + bias,)))
+        kept[f"{start}attn.qkv.bias"] = joined
+        origins[f"{start}attn.qkv.bias"] = tuple(parts)
+
+
+def _complete_positions(
+    kept: dict[str, Any], origins: dict[str, tuple[Origin, ...]], num_patches: int
+) -> None:
+    num_prefix = 1 + ("dist_token" in kept)
+    table = kept.get("pos_embed")
+    if table is not None and table.shape[1] != num_patches:
+        return
+    full = kept["cls_token"].new_zeros((1, num_prefix + num_patches, kept["cls_token"].shape[-1]))
+    if table is None:
+        origin = Origin(names=(), note="zeros: the source has no absolute positions")
+    else:
+        full[:, num_prefix:] = table
+        origin = Origin(
+            names=("pos_embed",), note="zeros before it: the source gives prefix tokens no position"
+        )
+    kept["pos_embed"], origins["pos_embed"] = full, (origin,)

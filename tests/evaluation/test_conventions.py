@@ -19,10 +19,22 @@ def pairs(*rows):
         # é is two bytes: one substitution of a code point is two edits of three bytes.
         ("raw", [("é", "e")], {"cer": 1, "wer": 1}),
         ("unilm-bytes", [("éa", "ea")], {"cer": 2 / 3, "wer": 1}),
-        # fastwer splits at each space: "a  b" is a, nothing, b.
+        # fastwer splits at each space: "a  b" is a, nothing, b; the last one ends a word and begins none.
         ("unilm-bytes", [("a  b", "a b")], {"cer": 1 / 4, "wer": 1 / 3}),
+        ("unilm-bytes", [("a b ", "a b")], {"cer": 1 / 4, "wer": 0}),
+        ("unilm-bytes", [("a b", "")], {"cer": 1, "wer": 1}),
+        ("unilm-bytes", [("a", "a b  ")], {"cer": 4, "wer": 2}),
+        # A lone surrogate is three bytes.
+        ("unilm-bytes", [("\ud800a", "a")], {"cer": 3 / 4, "wer": 1}),
         ("evaluate-old", [(" a  b ", "a b")], {"cer": 0, "wer": 0}),
         ("evaluate-new", [(" a  b ", "a b")], {"cer": 1 / 4, "wer": 0}),
+        # jiwer makes runs of white space one space; a tab or a no-break space alone stays, splits nothing.
+        ("evaluate-old", [("a\tb", "a b")], {"cer": 1 / 3, "wer": 2}),
+        ("evaluate-old", [("a\u00a0b", "a b")], {"cer": 1 / 3, "wer": 2}),
+        ("evaluate-old", [("a\u3000\tb", "a b")], {"cer": 0, "wer": 0}),
+        ("evaluate-new", [("a\tb\u3000", "a b")], {"cer": 1 / 3, "wer": 2}),
+        ("evaluate-new", [("a\t b", "a b")], {"cer": 1 / 4, "wer": 0}),
+        ("hf-notebook", [("a\tb", "a b")], {"cer": 1 / 3}),
         ("hf-notebook", [("CHARLES , 39 , who", "CHARLES, 39, who")], {"cer": 0}),
         ("hf-notebook", [("do n't", "don't")], {"cer": 0}),
         ("macro", [("a", "x"), ("bbbb", "bbbb"), ("", "z")], {"cer": 1 / 2}),
@@ -31,6 +43,8 @@ def pairs(*rows):
         ("wpa", [("It's", "its!"), ("A-1", "a2"), ("...", "??")], {"accuracy": 2 / 3}),
         ("1-ned", [("abcd", "abxd"), ("", ""), ("a", "")], {"1-ned": (3 / 4 + 1 + 0) / 3}),
         ("parseq", [("A-b", "ab"), ("12", "13")], {"accuracy": 1 / 2, "1-ned": 3 / 4}),
+        # Accents and spaces go; a label without any of 0-9a-z is left out, however it is read.
+        ("parseq", [("É t", "et"), ("ﬁ", "fi"), ("...", "x"), ("ж", "")], {"accuracy": 1, "1-ned": 1}),
         (
             "doctr",
             [("Été", "été"), ("Été", "Ete"), ("Été", "ete"), ("a", "a")],
@@ -39,7 +53,25 @@ def pairs(*rows):
         (
             "kraken",
             [("Ab c", "ab c")],
-            {"character_accuracy": 3 / 4, "caseless_character_accuracy": 1, "word_accuracy": 1 / 2},
+            {
+                "character_accuracy": 3 / 4,
+                "caseless_character_accuracy": 1,
+                "word_accuracy": 1 / 2,
+                "latin_accuracy": 2 / 3,
+                "common_accuracy": 1,
+            },
+        ),
+        # What is read and not there belongs to no script.
+        (
+            "kraken",
+            [("жи1", "ж11x")],
+            {
+                "character_accuracy": 1 - 2 / 3,
+                "caseless_character_accuracy": 1 - 2 / 3,
+                "word_accuracy": 0,
+                "cyrillic_accuracy": 1 / 2,
+                "common_accuracy": 1,
+            },
         ),
         ("openocr", [("A b", "ab"), ("cd", "ce")], {"accuracy": 1 / 2, "1-ned": 3 / 4}),
     ],
@@ -84,6 +116,7 @@ def test_every_convention_scores_perfect_readings():
         ("raw", [("", "a")], "hold no text"),
         ("macro", [("", "a")], "hold no text"),
         ("sroie-image", [("a", "a")], "these lines have no group"),
+        ("parseq", [("...", "a")], "no target holds any of them"),
     ],
 )
 def test_mistakes_are_named(name, rows, message):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from trocr.commands.console import to_bytes
+from trocr.commands.console import OutputError, check_outputs, open_output, to_bytes
 
 
 @click.command()
@@ -41,6 +41,9 @@ def assemble(
     """
     from trocr.parts import assemble as put_together
 
+    if Path(output).exists() and not Path(output).is_dir():
+        raise OutputError(f"{output}: is a file, expected a folder for the checkpoint; give another folder")
+    check_outputs(json_file)
     made = put_together(
         encoder,
         decoder,
@@ -54,4 +57,5 @@ def assemble(
     made.save(Path(output))
     click.echo(to_bytes(made.report.text()))
     if json_file:
-        Path(json_file).write_text(json.dumps(made.report.to_dict(), indent=1) + "\n", encoding="utf-8")
+        with open_output(json_file) as file:
+            click.echo(to_bytes(json.dumps(made.report.to_dict(), indent=1)), file=file)

@@ -75,6 +75,27 @@ def to_bytes(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def check_outputs(*paths: str | None) -> None:
+    """Find out before the work whether files can be written after it.
+
+    Args:
+        paths: None is no file.
+    Raises:
+        OutputError: one cannot be written there.
+    """
+    for path in filter(None, paths):
+        target = os.path.realpath(path)
+        folder = os.path.dirname(target)
+        if os.path.isdir(target):
+            raise OutputError(f"{path}: is a folder, expected a file to write; give another file")
+        if not os.path.isdir(folder):
+            raise OutputError(
+                f"{path}: there is no folder {os.path.dirname(path)}; make it, or give another file"
+            )
+        if not os.access(target if os.path.exists(target) else folder, os.W_OK):
+            raise OutputError(f"{path}: cannot be written (Permission denied); give another file")
+
+
 @contextmanager
 def open_output(path: str | None) -> Iterator[BinaryIO | None]:
     """Open a file that appears under its name only once all of it is written, for `click.echo`.
@@ -95,7 +116,7 @@ def open_output(path: str | None) -> Iterator[BinaryIO | None]:
     try:
         file = open(part, "wb")  # noqa: SIM115
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); give another --output") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); give another file") from error
     try:
         with file:
             yield file

@@ -43,10 +43,16 @@ class LateGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in self.late.items()])
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; an error that this package raises on purpose becomes a message and exit status 1."""
+        """Run a command; an error that this package raises on purpose becomes a message and exit status 1.
+
+        So does what the system says about a file.
+        """
         try:
             return super().invoke(ctx)
         except (ValueError, OSError) as error:
-            if not type(error).__module__.startswith(_OURS):
-                raise
-            raise click.ClickException(str(error)) from error
+            if type(error).__module__.startswith(_OURS):
+                raise click.ClickException(str(error)) from error
+            if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
+                place = f"{error.filename}: " if error.filename else ""
+                raise click.ClickException(f"{place}{error.strerror}") from error
+            raise

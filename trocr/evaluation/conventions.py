@@ -5,15 +5,24 @@ Rates are 0..1 (error rates can pass 1), not percent.
 Source: each convention names its own; docs/evaluation.md has them in one table.
 """
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from trocr.evaluation.distance import EvaluationError, count_edits, distance, total
+from trocr.evaluation.characters import script
+from trocr.evaluation.distance import EvaluationError, confusions, count_edits, distance, total
 from trocr.evaluation.texts import alphanumeric
 from trocr.tokenizers import Tokenizer
 
 Scores = dict[str, float]
+
+_SPACES = re.compile(r"\s\s+")
+
+
+class UnfitError(EvaluationError):
+    """A convention needs what these lines, or this machine, lack; others can score them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,28 +58,39 @@ def _micro(pairs: Sequence[Pair], cut: Callable[[str], Sequence[object]]) -> flo
 
 
 def _collapsed(text: str) -> str:
-    return " ".join(text.split())
+    """jiwer's RemoveMultipleSpaces and Strip: a single tab or no-break space stays what it is."""
+    return _SPACES.sub(" ", text).strip()
+
+
+def _jiwer_words(text: str) -> list[str]:
+    """jiwer's words: after the same, between spaces only."""
+    return [word for word in _collapsed(text).split(" ") if word]
 
 
 def _pieces(text: str) -> list[str]:
-    """Split at single spaces: a double space gives an empty word."""
-    return text.split(" ")
+    """fastwer's words, those of C++'s getline: a double space gives an empty word, a last one none."""
+    pieces = text.split(" ")
+    return pieces if pieces[-1] else pieces[:-1]
 
 
 def _raw(pairs: Sequence[Pair]) -> Scores:
     return {"cer": _micro(pairs, list), "wer": _micro(pairs, str.split)}
 
 
+def _bytes(text: str) -> Sequence[int]:
+    return list(text.encode("utf-8", "surrogatepass"))  # labels can be broken
+
+
 def _unilm_bytes(pairs: Sequence[Pair]) -> Scores:
-    return {"cer": _micro(pairs, lambda t: list(t.encode("utf-8"))), "wer": _micro(pairs, _pieces)}
+    return {"cer": _micro(pairs, _bytes), "wer": _micro(pairs, _pieces)}
 
 
 def _evaluate_old(pairs: Sequence[Pair]) -> Scores:
-    return {"cer": _micro(pairs, lambda t: list(_collapsed(t))), "wer": _micro(pairs, str.split)}
+    return {"cer": _micro(pairs, lambda t: list(_collapsed(t))), "wer": _micro(pairs, _jiwer_words)}
 
 
 def _evaluate_new(pairs: Sequence[Pair]) -> Scores:
-    return {"cer": _micro(pairs, lambda t: list(t.strip())), "wer": _micro(pairs, str.split)}
+    return {"cer": _micro(pairs, lambda t: list(t.strip())), "wer": _micro(pairs, _jiwer_words)}
 
 
 def _hf_notebook(pairs: Sequence[Pair]) -> Scores:
@@ -107,7 +127,7 @@ def _sroie_image(pairs: Sequence[Pair]) -> Scores:
     pools: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         if pair.group is None:
-            raise EvaluationError(
+            raise UnfitError(
                 "sroie-image pools the words of a receipt, and these lines have no group: open SROIE in its "
                 "own layout, or give labels.tsv a third column with the receipt"
             )
@@ -138,15 +158,28 @@ def _acc_ed(pairs: Sequence[Pair]) -> Scores:
     return {"accuracy": _share(pairs, str), "edits_per_line": edits / len(pairs)}
 
 
+def _ascii_alphanumeric(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", "".join(text.split())).encode("ascii", "ignore").decode()
+    return alphanumeric(plain)
+
+
 def _parseq(pairs: Sequence[Pair]) -> Scores:
-    return {"accuracy": _share(pairs, alphanumeric), "1-ned": _one_ned(pairs, alphanumeric)}
+    """Accents go; lines whose label is empty then are left out.
+
+    Readings are treated alike: PARSeq's own, in ASCII, are not changed by it.
+    """
+    made = [Pair(target=_ascii_alphanumeric(p.target), reading=_ascii_alphanumeric(p.reading)) for p in pairs]
+    kept = [pair for pair in made if pair.target]
+    if not kept:
+        raise UnfitError("parseq compares 0-9 and a-z, and no target holds any of them")
+    return {"accuracy": _share(kept, str), "1-ned": _one_ned(kept)}
 
 
 def _anyascii(text: str) -> str:
     try:
         from anyascii import anyascii
     except ImportError as error:
-        raise EvaluationError("doctr compares in ASCII too: pip install 'trocr[evaluate]'") from error
+        raise UnfitError("doctr compares in ASCII too: pip install 'trocr[evaluate]'") from error
     return str(anyascii(text))
 
 
@@ -159,11 +192,21 @@ def _doctr(pairs: Sequence[Pair]) -> Scores:
     }
 
 
+def _by_script(pairs: Sequence[Pair]) -> Scores:
+    """Share of the targets' characters of each script that were read as they are."""
+    there = Counter(script(character) for pair in pairs for character in pair.target)
+    wrong = Counter(
+        script(wanted) for pair in pairs for wanted, _ in confusions(pair.target, pair.reading) if wanted
+    )
+    return {f"{name}_accuracy": 1 - wrong[name] / count for name, count in there.most_common()}
+
+
 def _kraken(pairs: Sequence[Pair]) -> Scores:
     return {
         "character_accuracy": 1 - _micro(pairs, list),
         "caseless_character_accuracy": 1 - _micro(pairs, lambda t: list(t.lower())),
         "word_accuracy": 1 - _micro(pairs, str.split),
+        **_by_script(pairs),
     }
 
 
@@ -179,8 +222,10 @@ CONVENTIONS: dict[str, Convention] = {
     "unilm-bytes": Convention(
         _unilm_bytes, "the same over UTF-8 bytes; words between single spaces (fastwer)"
     ),
-    "evaluate-old": Convention(_evaluate_old, "spaces stripped and collapsed first (evaluate, old jiwer)"),
-    "evaluate-new": Convention(_evaluate_new, "spaces stripped only (evaluate, jiwer 3 and later)"),
+    "evaluate-old": Convention(
+        _evaluate_old, "runs of spaces made one and stripped first (evaluate, jiwer before 4)"
+    ),
+    "evaluate-new": Convention(_evaluate_new, "spaces stripped only (evaluate, jiwer 4)"),
     "hf-notebook": Convention(_hf_notebook, "evaluate-old after tokenizer clean-up of both sides"),
     "macro": Convention(_macro, "mean of the lines' character error rates"),
     "exact": Convention(lambda p: {"accuracy": _share(p, str)}, "share of lines without an error"),
@@ -189,9 +234,11 @@ CONVENTIONS: dict[str, Convention] = {
     "sroie-line": Convention(_sroie_line, "words in any order, each line on its own (unilm sroie)"),
     "sroie-image": Convention(_sroie_image, "words in any order, pooled by receipt (SROIE's server)"),
     "1-ned": Convention(lambda p: {"1-ned": _one_ned(p)}, "mean of 1 - edits / longer length (ICDAR 2019)"),
-    "parseq": Convention(_parseq, "wpa and 1-ned over lower-case 0-9a-z"),
+    "parseq": Convention(
+        _parseq, "exact match and 1-ned over lower-case 0-9a-z; labels without any are left out"
+    ),
     "doctr": Convention(_doctr, "exact match raw, without case, in ASCII, and both"),
-    "kraken": Convention(_kraken, "character accuracy with and without case, word accuracy"),
+    "kraken": Convention(_kraken, "character accuracy with and without case and by script, word accuracy"),
     "openocr": Convention(_openocr, "exact match and 1-ned in lower case without spaces"),
 }
 """Conventions by name."""
@@ -201,7 +248,8 @@ def score(name: str, pairs: Sequence[Pair]) -> Scores:
     """Score pairs by a convention.
 
     Raises:
-        EvaluationError: there is no such convention or no line, or it needs what the lines lack.
+        EvaluationError: there is no such convention, or no line.
+        UnfitError: it needs what the lines lack.
     """
     if name not in CONVENTIONS:
         raise EvaluationError(f"convention {name!r} is unknown, expected one of {', '.join(CONVENTIONS)}")

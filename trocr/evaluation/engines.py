@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,29 +126,3 @@ def trocr_engine(model: str, *, batch_size: int = 32, native_width: bool = False
         return EngineReadings(texts=tuple(texts), seconds=time.perf_counter() - started)
 
     return read
-
-
-def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Lay results out in Markdown.
-
-    Args:
-        rows: of each data set and engine: data, engine, and problem, or lines, ignore_case, cer, interval,
-            exact, f1 and lines_per_s (minimum, median, maximum).
-    """
-    lines = [
-        "| data | engine | lines | CER | 95 % | exact lines | word F1 | lines/s (min, median, max) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        name = Path(row["data"]).name
-        if "problem" in row:
-            lines.append(f"| {name} | {row['engine']} | | {row['problem']} | | | | |")
-            continue
-        case = ", no case" if row["ignore_case"] else ""
-        low, high = row["interval"]
-        speed = ", ".join(f"{value:.0f}" for value in row.get("lines_per_s", []))
-        lines.append(
-            f"| {name}{case} | {row['engine']} | {row['lines']} | {row['cer']:.4f} | {low:.4f}-{high:.4f} | "
-            f"{row['exact']:.3f} | {row['f1']:.4f} | {speed} |"
-        )
-    return "\n".join(lines)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from trocr.evaluation.report import Reading
 
 PACKAGES = ("trocr", "torch", "numpy", "pillow", "rapidfuzz")
@@ -30,8 +32,25 @@ def folder_hashes(folder: str | os.PathLike[str]) -> dict[str, str]:
 def targets_hash(readings: Sequence[Reading]) -> str:
     """SHA-256 of names and targets, in order: the same for the same lines and labels wherever they lie."""
     digest = hashlib.sha256()
+    for reading in readings:  # names and labels can be broken Unicode
+        digest.update(f"{reading.name}\t{reading.target}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def image_hash(image: Image.Image) -> str:
+    """SHA-256 of an image's mode, size and pixels: the same for the same picture in whatever file."""
+    digest = hashlib.sha256(f"{image.mode} {image.width} {image.height}\n".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def images_hash(readings: Sequence[Reading]) -> str | None:
+    """SHA-256 of all images' hashes, in order; None where an image was not opened."""
+    digest = hashlib.sha256()
     for reading in readings:
-        digest.update(f"{reading.name}\t{reading.target}\n".encode())
+        if reading.image_sha256 is None:
+            return None
+        digest.update(f"{reading.image_sha256}\n".encode())
     return digest.hexdigest()
 
 

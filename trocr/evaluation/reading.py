@@ -4,14 +4,13 @@ Source: original work.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image
 
 from trocr.data.records import DataError, LineRecord, LineSource
-from trocr.evaluation.distance import EvaluationError
+from trocr.evaluation.manifest import image_hash
 from trocr.evaluation.report import Reading
 from trocr.image import ImageError
 from trocr.reader import Reader
@@ -67,6 +66,7 @@ def read_source(
     skipped: list[str] = []
     seconds = 0.0
     for opened in open_sorted(source, skipped):
+        hashes = [image_hash(image) for _, _, image in opened]
         started = time.perf_counter()
         lines = reader.read(
             [image for _, _, image in opened],
@@ -75,7 +75,7 @@ def read_source(
             max_new_tokens=max_new_tokens,
             native_width=native_width,
         )
-        for (number, record, image), line in zip(opened, lines, strict=True):
+        for (number, record, image), digest, line in zip(opened, hashes, lines, strict=True):
             found[number] = Reading(
                 name=record.name,
                 target=record.text,
@@ -84,6 +84,7 @@ def read_source(
                 aspect=image.width / image.height,
                 score=line.score,
                 finished=line.finished,
+                image_sha256=digest,
             )
             if progress is not None:
                 progress()
@@ -116,36 +117,3 @@ def open_sorted(
             except ImageError as error:
                 skipped.append(f"{record.name}: {error}")
         yield sorted(opened, key=lambda line: line[2].width / line[2].height)
-
-
-def load_predictions(path: Path, source: LineSource) -> tuple[Reading, ...]:
-    """Take readings that were made elsewhere: a file of name, TAB, text.
-
-    Raises:
-        EvaluationError: the file is not of this form, or its names are not those of the source.
-    """
-    texts: dict[str, str] = {}
-    for number, row in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        name, tab, text = row.partition("\t")
-        if not tab:
-            raise EvaluationError(f"{path}:{number}: no tab; expected name, TAB, text, found {row[:60]!r}")
-        texts[name] = text
-    records = [source[number] for number in range(len(source))]
-    names = {record.name for record in records}
-    missing, unknown = sorted(names - texts.keys()), sorted(texts.keys() - names)
-    if missing or unknown:
-        parts = [
-            f"{len(some)} {what}, such as {some[0]!r}"
-            for some, what in ((missing, "lines have no reading"), (unknown, "names are not in the data"))
-            if some
-        ]
-        raise EvaluationError(f"{path}: {'; '.join(parts)}")
-    return tuple(
-        Reading(name=record.name, target=record.text, reading=texts[record.name], group=record.group)
-        for record in records
-    )
-
-
-def predictions_text(readings: Sequence[Reading]) -> str:
-    """Readings as name, TAB, text, one a line."""
-    return "".join(f"{r.name}\t{' '.join(r.reading.splitlines())}\n" for r in readings)

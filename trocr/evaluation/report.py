@@ -6,12 +6,12 @@ risk-coverage curve: arXiv:1805.08206.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from trocr.evaluation.conventions import CONVENTIONS, Pair, Scores, score
+from trocr.evaluation.conventions import CONVENTIONS, Pair, Scores, UnfitError, score
 from trocr.evaluation.distance import EditCounts, EvaluationError, confusions, count_edits, total
 from trocr.evaluation.texts import Normalisation
 
@@ -26,6 +26,9 @@ OVERLONG = 1.5
 
 BINS = 10
 
+SEED = 0
+"""Of the bootstrap, unless another is given."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
@@ -39,6 +42,7 @@ class Reading:
         aspect: width of its image by its height, or None.
         score: the reader's confidence, 0..1, or None.
         finished: whether the reader came to an end.
+        image_sha256: of its image, see `trocr.evaluation.manifest.image_hash`; None where it was not opened.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Reading:
     aspect: float | None = None
     score: float | None = None
     finished: bool = True
+    image_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +87,9 @@ class Report:
         overlong: share of readings that are far too long; see `OVERLONG`.
         unfinished: share of readings that were cut by the longest length.
         conventions: scores of every convention that applies, by name.
+        left_out: why the others do not apply, by name.
         by_length: slices by length of the target.
-        by_aspect: slices by the images' aspect ratio.
+        by_aspect: slices by the images' aspect ratio, of the lines whose images could be opened.
         top_confusions: (there, read, count), most frequent first; "" is nothing.
         mean_score: mean confidence, or None.
         calibration_error: of the confidence as probability of an exact line, or None.
@@ -102,6 +108,7 @@ class Report:
     overlong: float
     unfinished: float
     conventions: dict[str, Scores] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     by_length: tuple[Slice, ...] = ()
     by_aspect: tuple[Slice, ...] = ()
     top_confusions: tuple[tuple[str, str, int], ...] = ()
@@ -113,6 +120,11 @@ class Report:
     def cer(self) -> float:
         """Character error rate of all lines together."""
         return self.characters.rate
+
+    @property
+    def num_without_aspect(self) -> int:
+        """Lines that are in no slice by aspect ratio."""
+        return self.num_lines - sum(part.num_lines for part in self.by_aspect)
 
     @property
     def wer(self) -> float:
@@ -128,9 +140,9 @@ def evaluate_readings(
     readings: Sequence[Reading],
     *,
     normalisation: Normalisation | None = None,
-    conventions: Sequence[str] = tuple(CONVENTIONS),
+    conventions: Sequence[str] | None = None,
     num_resamples: int = 1000,
-    seed: int = 0,
+    seed: int = SEED,
     num_confusions: int = 20,
 ) -> Report:
     """Compare readings with their targets.
@@ -138,17 +150,18 @@ def evaluate_readings(
     Args:
         readings: at least one.
         normalisation: of both sides, for all numbers; None compares texts as they are.
-        conventions: names; those that need groups are left out where there are none.
+        conventions: names; None takes all that these lines have what is needed for.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
         num_confusions: most that are listed.
     Raises:
-        EvaluationError: there are no lines, no text in their targets, or a convention does not exist.
+        EvaluationError: there are no lines, no text in their targets, or a convention does not exist or was
+            named and needs what the lines lack.
     """
     if not readings:
         raise EvaluationError("there are no lines to evaluate")
-    clean = normalisation or Normalisation()
-    pairs = [Pair(target=clean(r.target), reading=clean(r.reading), group=r.group) for r in readings]
+    readings = compared(readings, normalisation)
+    pairs = [Pair(target=r.target, reading=r.reading, group=r.group) for r in readings]
     characters = [count_edits(pair.target, pair.reading) for pair in pairs]
     words = [count_edits(pair.target.split(), pair.reading.split()) for pair in pairs]
     groups = [pair.group for pair in pairs]
@@ -156,6 +169,7 @@ def evaluate_readings(
     units = _units(groups if has_groups else list(range(len(pairs))))
     exact = [pair.target == pair.reading for pair in pairs]
     counted = Counter(item for pair in pairs for item in confusions(pair.target, pair.reading))
+    scores, left_out = _scores(pairs, conventions)
     return Report(
         num_lines=len(pairs),
         num_groups=len({group for group in groups if group is not None}),
@@ -168,9 +182,8 @@ def evaluate_readings(
         empty=_rate(pairs, lambda pair: bool(pair.target) and not pair.reading),
         overlong=_rate(pairs, _is_overlong),
         unfinished=sum(not reading.finished for reading in readings) / len(readings),
-        conventions={
-            name: score(name, pairs) for name in conventions if name != "sroie-image" or None not in groups
-        },
+        conventions=scores,
+        left_out=left_out,
         by_length=_slices([float(len(pair.target)) for pair in pairs], characters, LENGTHS),
         by_aspect=_slices([reading.aspect for reading in readings], characters, ASPECTS),
         top_confusions=tuple(
@@ -178,6 +191,25 @@ def evaluate_readings(
         ),
         **_confidence([reading.score for reading in readings], exact),
     )
+
+
+def compared(readings: Sequence[Reading], normalisation: Normalisation | None) -> list[Reading]:
+    """Readings with the texts that are compared, on both sides."""
+    clean = normalisation or Normalisation()
+    return [replace(r, target=clean(r.target), reading=clean(r.reading)) for r in readings]
+
+
+def _scores(pairs: Sequence[Pair], names: Sequence[str] | None) -> tuple[dict[str, Scores], dict[str, str]]:
+    """Scores by convention, and where none was named, why some do not apply."""
+    if names is not None:
+        return {name: score(name, pairs) for name in names}, {}
+    scores, left_out = {}, {}
+    for name in CONVENTIONS:
+        try:
+            scores[name] = score(name, pairs)
+        except UnfitError as error:
+            left_out[name] = str(error)
+    return scores, left_out
 
 
 def _rate(pairs: Sequence[Pair], test: Callable[[Pair], bool]) -> float:

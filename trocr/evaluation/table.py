@@ -3,6 +3,7 @@
 Source: original work.
 """
 
+from trocr.evaluation.characters import visible
 from trocr.evaluation.distance import EditCounts
 from trocr.evaluation.report import Report, Slice
 
@@ -36,11 +37,14 @@ def report_text(report: Report, *, title: str, lines_per_s: float | None = None)
     for name, scores in report.conventions.items():
         numbers = "  ".join(f"{key} {value:.4f}" for key, value in scores.items())
         rows.append(f"    {name:<{width}}  {numbers}")
+    rows += [f"    left out: {name}: {reason}" for name, reason in report.left_out.items()]
     rows += _slices("by length in characters", report.by_length)
     rows += _slices("by aspect ratio", report.by_aspect)
+    if report.num_without_aspect:
+        rows.append(f"  no aspect ratio of {report.num_without_aspect} lines: their images were not opened")
     if report.top_confusions:
         shown = ", ".join(
-            f"{_visible(there)}>{_visible(read)} {count}"
+            f"{visible(there)}>{visible(read)} {count}"
             for there, read, count in report.top_confusions[:SHOWN]
         )
         rows.append(f"  confusions   {shown}")
@@ -63,8 +67,3 @@ def _slices(title: str, slices: tuple[Slice, ...]) -> list[str]:
         for part in slices
     ]
     return [f"  CER {title}: {', '.join(cells)}"]
-
-
-def _visible(character: str) -> str:
-    """A character that can be seen: nothing is an empty set, a space an open box."""
-    return {"": "∅", " ": "␣"}.get(character, character)

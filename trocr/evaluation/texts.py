@@ -45,10 +45,9 @@ class Normalisation:
     def __call__(self, text: str) -> str:
         """Normalise a text; line ends on the right go in any case."""
         text = text.rstrip("\r\n")
-        if self.form != "none":
-            text = unicodedata.normalize(self.form, text)
+        text = self._formed(text)
         if self.ignore_case:
-            text = text.casefold()
+            text = self._formed(text.casefold())  # folding can take a composed letter apart
         if self.ignore_punctuation:
             text = "".join(c for c in text if not unicodedata.category(c).startswith("P"))
         match self.spaces:
@@ -59,6 +58,9 @@ class Normalisation:
             case "drop":
                 return "".join(text.split())
         return text
+
+    def _formed(self, text: str) -> str:
+        return text if self.form == "none" else unicodedata.normalize(self.form, text)
 
 
 def alphanumeric(text: str) -> str:

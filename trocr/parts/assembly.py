@@ -5,7 +5,7 @@ does the same for whole models, and leaves the report to the reader.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def assemble(
         encoder=image.origin,
         decoder=text.origin,
         taken=taken,
-        left_out=(*image.left_out, *text.left_out),
+        left_out={"encoder": image.left_out, "decoder": text.left_out},
         notes=tuple(notes),
     )
     return Assembled(model=model, processor=processor, report=report)
@@ -147,25 +147,19 @@ def _with_ids(config: TrOCRConfig, tokenizer: Tokenizer) -> TrOCRConfig:
 def _fill(model: VisionEncoderDecoderModel, image: ImagePart, text: TextPart) -> Iterator[Taken]:
     """Copy weights into the model; tells for every parameter where it is from."""
     parts: tuple[tuple[str, ImagePart | TextPart], ...] = (("encoder.", image), ("decoder.", text))
-    given: dict[str, tuple[Tensor, str, str]] = {}
+    given: dict[str, tuple[Tensor, tuple[str, ...], str]] = {}
     for prefix, part in parts:
         for name, tensor in part.weights.items():
-            source = part.sources[name]
-            given[prefix + name] = (tensor, source, _note(part.notes, source))
+            given[prefix + name] = (tensor, part.sources[name], part.notes.get(name, ""))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             shape = tuple(parameter.shape)
             if name not in given:
                 yield Taken(name=name, shape=shape, note=_how(name))
                 continue
-            tensor, source, note = given[name]
+            tensor, sources, note = given[name]
             parameter.copy_(tensor)
-            yield Taken(name=name, shape=shape, source=source, note=note)
-
-
-def _note(notes: Mapping[str, str], source: str) -> str:
-    stem = source.rpartition(".")[0]
-    return notes.get(source) or notes.get(stem, "")
+            yield Taken(name=name, shape=shape, sources=sources, note=note)
 
 
 def _how(name: str) -> str:
@@ -199,9 +193,7 @@ def _resize(model: VisionEncoderDecoderModel, processor: TrOCRProcessor, size: t
 
 def _notes(image: ImagePart, text: TextPart) -> Iterator[str]:
     if not image.is_exact:
-        losses = ("relative_position_bias", "norm")
-        reasons = sorted({why for name, why in image.left_out if any(part in name for part in losses)})
-        yield f"the encoder does not compute what its source computes: {'; '.join(reasons)}"
+        yield f"the encoder does not compute what its source computes: {'; '.join(image.losses)}"
     if text.norm_eps != DECODER_EPS:
         yield (
             f"norms of the decoder add {DECODER_EPS:g} to the variance, those of the source "

@@ -4,7 +4,7 @@ Source: arXiv:2109.10282 sec. 2.3 (encoders start from DeiT and BEiT).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trocr.checkpoint import choose_table
 from trocr.config import DeiTConfig, VisionEncoderDecoderConfig, ViTConfig
 from trocr.hub import MODEL_FILES, locate
 from trocr.models import ENCODERS, VisionEncoderDecoderModel, ViTModel
-from trocr.parts.report import PartsError
+from trocr.parts.report import PartsError, plan_tensors
+from trocr.parts.timm_structure import check_structure
 from weights_conversion import timm as names
 from weights_conversion.files import open_weights
+from weights_conversion.rename import Table
 
 TIMM = "timm:"
 
@@ -30,19 +33,25 @@ class ImagePart:
         origin: where it is from, for the report.
         config: of the encoder; its image size is the source's.
         weights: our name -> tensor.
-        sources: our name -> the source's name.
-        notes: our name or the source's -> what was done.
+        sources: our name -> names of the tensors that it was made of, as the source has them; empty for a
+            new one.
+        notes: our name -> what was done, where it is no plain copy.
         left_out: (the source's name, reason).
-        is_exact: whether the encoder computes what the source computes.
+        losses: why the encoder does not compute what the source computes; empty where it does.
     """
 
     origin: str
     config: ViTConfig
     weights: Mapping[str, Tensor]
-    sources: Mapping[str, str]
+    sources: Mapping[str, tuple[str, ...]]
     notes: Mapping[str, str]
     left_out: tuple[tuple[str, str], ...]
-    is_exact: bool = True
+    losses: tuple[str, ...] = ()
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the encoder computes what the source computes."""
+        return not self.losses
 
 
 def load_image_part(source: str, *, weights: Path | None = None) -> ImagePart:
@@ -53,36 +62,59 @@ def load_image_part(source: str, *, weights: Path | None = None) -> ImagePart:
             ViT, a DeiT or a TrOCR in the Hugging Face layout.
         weights: for "timm:NAME": a file with its state dict, instead of fetching it.
     Raises:
-        PartsError: timm has no such model, or it is no plain vision transformer.
+        PartsError: timm has no such model, it is no plain vision transformer, or the file is not its.
         HubError: the files are neither here nor reachable.
     """
     if source.startswith(TIMM):
         return _from_timm(source.removeprefix(TIMM), weights)
-    model = _from_checkpoint(source)
-    weights_by_name = {n: p.detach() for n, p in model.named_parameters() if not n.startswith("pooler.")}
-    return ImagePart(
-        origin=source,
-        config=model.config,
-        weights=weights_by_name,
-        sources={name: name for name in weights_by_name},
-        notes={},
-        left_out=(),
-    )
+    if weights is not None:
+        raise PartsError(f"a file of weights is for an encoder of timm ({TIMM}NAME); {source} has its own")
+    return _from_checkpoint(source)
 
 
-def _from_checkpoint(source: str) -> ViTModel:
+def _from_checkpoint(source: str) -> ImagePart:
     folder = locate(source, want=MODEL_FILES)
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    if kind == VisionEncoderDecoderConfig.model_type:
-        encoder = VisionEncoderDecoderModel.from_pretrained(folder, dtype=torch.float32).encoder
-        assert isinstance(encoder, ViTModel)
-        return encoder
-    if kind not in ENCODERS:
+    is_whole = kind == VisionEncoderDecoderConfig.model_type
+    if not is_whole and kind not in ENCODERS:
         raise PartsError(
             f"{source}: model_type is {kind!r}, expected {', '.join(ENCODERS)} or "
             f"{VisionEncoderDecoderConfig.model_type}; BEiT can be had from timm (timm:NAME)"
         )
-    return ENCODERS[kind].from_pretrained(folder, dtype=torch.float32)
+    model = VisionEncoderDecoderModel if is_whole else ENCODERS[kind]
+    loaded = model.from_pretrained(folder, dtype=torch.float32)
+    encoder = loaded.encoder if isinstance(loaded, VisionEncoderDecoderModel) else loaded
+    assert isinstance(encoder, ViTModel)
+    with open_weights(folder) as file:
+        table = choose_table(list(file.shapes), model.tables)
+        sources, left_out = _names_in_file(list(file.shapes), table, "encoder." if is_whole else "")
+    return ImagePart(
+        origin=source,
+        config=encoder.config,
+        weights={n: p.detach() for n, p in encoder.named_parameters() if n in sources},
+        sources=sources,
+        notes={},
+        left_out=left_out,
+    )
+
+
+def _names_in_file(
+    found: Sequence[str], table: Table, prefix: str
+) -> tuple[dict[str, tuple[str, ...]], tuple[tuple[str, str], ...]]:
+    """Names of an encoder's parameters -> the file's names; the others of the file, with the reason."""
+    sources: dict[str, tuple[str, ...]] = {}
+    left_out = []
+    targets = table.forward(found)
+    for name in found:
+        ours = [target for target in targets.get(name, ()) if target.startswith(prefix)]
+        if not ours:
+            ignored = next((table.ignored[stem] for stem in table.matches(name) if stem in table.ignored), "")
+            left_out.append((name, ignored or "not of the encoder"))
+        elif ours[0].startswith(f"{prefix}pooler."):
+            left_out.append((name, "the pooler of the first token"))
+        else:
+            sources |= {target.removeprefix(prefix): (name,) for target in ours}
+    return sources, tuple(left_out)
 
 
 def _from_timm(name: str, weights: Path | None) -> ImagePart:
@@ -90,42 +122,79 @@ def _from_timm(name: str, weights: Path | None) -> ImagePart:
 
     if name.split(".")[0] not in timm.list_models():
         raise PartsError(f"timm has no model {name!r}; see timm.list_models('*vit*')")
-    model = timm.create_model(name, pretrained=weights is None, num_classes=0)
-    if weights is not None:
-        with open_weights(weights) as file:
-            state = {key: file.tensor(key) for key in file.shapes}
-        wanted = set(model.state_dict())
-        lacking = sorted(wanted - state.keys() - {"fc_norm.weight", "fc_norm.bias"})
-        if lacking:
-            raise PartsError(f"{weights}: not the weights of {name}: {', '.join(lacking[:3])} are missing")
-        model.load_state_dict({key: value for key, value in state.items() if key in wanted})
-    return from_timm_model(model, origin=f"timm {name}" + (f", {weights}" if weights else ""))
+    try:
+        model = timm.create_model(name, pretrained=False)
+    except RuntimeError as error:  # there is no such tag
+        raise PartsError(f"timm:{name}: {error}; see timm.list_pretrained({name.split('.')[0]!r})") from error
+    check_structure(model, f"timm:{name}")
+    if weights is None:
+        return from_timm_model(_fetch(name), origin=f"timm {name}")
+    with open_weights(weights) as file:
+        state = {key: file.tensor(key) for key in file.shapes}
+    _check_state(state, model, f"{weights}: not the weights of {name}")
+    return from_timm_model(model, state=state, origin=f"timm {name}, {weights}")
 
 
-def from_timm_model(model: Any, *, origin: str = "a timm model") -> ImagePart:
+def _fetch(name: str) -> Any:
+    import timm
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Which client the library uses, and so what it raises, depends on its release.
+    failures: tuple[type[Exception], ...] = (OSError, RuntimeError, *HfHubHTTPError.__bases__)
+    try:
+        return timm.create_model(name, pretrained=True)
+    except failures as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PartsError(
+            f"timm:{name}: its weights cannot be fetched ({reason}); give a file of them (--encoder-weights)"
+        ) from error
+
+
+def _check_state(state: Mapping[str, Tensor], model: Any, complaint: str) -> None:
+    """Compare a file with the named architecture.
+
+    Raises:
+        PartsError: tensors are missing, of another shape, or there are some that the architecture has not and
+            the encoder would need.
+    """
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items() if _is_needed(key)}
+    lacking = [key for key in wanted if key not in state]
+    extra = [key for key in state if key not in wanted and _is_needed(key)]
+    other = [
+        f"{key} is {tuple(state[key].shape)} instead of {shape}"
+        for key, shape in wanted.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
+    for found, what in ((lacking, "missing"), (extra, "there, and the model has none"), (other, "")):
+        if found:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            raise PartsError(f"{complaint}: {', '.join(found[:3])}{more} {what and f'are {what}'}".rstrip())
+
+
+def _is_needed(name: str) -> bool:
+    return name.endswith(names.RELATIVE) or not names.reason_to_leave(name)
+
+
+def from_timm_model(
+    model: Any, *, state: Mapping[str, Tensor] | None = None, origin: str = "a timm model"
+) -> ImagePart:
     """Take an encoder out of a timm model.
 
     Args:
         model: a VisionTransformer, VisionTransformerDistilled or Beit.
+        state: its tensors; None takes those that it holds.
         origin: for the report.
     Raises:
         PartsError: it is no plain vision transformer.
     """
-    kind = type(model).__name__
-    if kind not in ("VisionTransformer", "VisionTransformerDistilled", "Beit"):
-        raise PartsError(f"{origin} is a {kind}; expected a ViT, DeiT or BEiT of timm")
+    check_structure(model, origin)
+    state = model.state_dict() if state is None else state
+    plain = names.plain(
+        {name: tensor.detach().float() for name, tensor in state.items()},
+        num_patches=model.patch_embed.num_patches,
+    )
     block = model.blocks[0]
-    activation = type(getattr(block.mlp, "act", None)).__name__
-    if activation != "GELU" or getattr(block.mlp, "gate", None) is not None:
-        raise PartsError(f"{origin} has {activation} in its feed-forward part; only GELU can be taken over")
-    try:
-        plain = names.plain({name: tensor.detach() for name, tensor in model.state_dict().items()})
-    except names.ImageModelError as error:
-        raise PartsError(f"{origin}: {error}") from error
-    is_distilled = "dist_token" in plain.tensors
-    if "cls_token" not in plain.tensors:
-        raise PartsError(f"{origin} has no cls token; take a model with one")
-    config = (DeiTConfig if is_distilled else ViTConfig)(
+    config = (DeiTConfig if "dist_token" in plain.tensors else ViTConfig)(
         hidden_size=model.embed_dim,
         num_hidden_layers=len(model.blocks),
         num_attention_heads=block.attn.num_heads,
@@ -136,36 +205,20 @@ def from_timm_model(model: Any, *, origin: str = "a timm model") -> ImagePart:
         num_channels=plain.tensors["patch_embed.proj.weight"].shape[1],
         qkv_bias="blocks.0.attn.qkv.bias" in plain.tensors,
     )
-    tensors = dict(plain.tensors)
-    if "pos_embed" not in tensors:
-        rows = model.patch_embed.num_patches + config.num_prefix_tokens
-        tensors["pos_embed"] = tensors["cls_token"].new_zeros((1, rows, config.hidden_size))
-    return _renamed(origin, config, tensors, plain)
-
-
-def _renamed(
-    origin: str, config: ViTConfig, tensors: Mapping[str, Tensor], plain: names.PlainImage
-) -> ImagePart:
-    model = ENCODERS[config.model_type](config, add_pooling_layer=False)
+    skeleton = ENCODERS[config.model_type](config, add_pooling_layer=False)
     expected = {
         name: tuple(parameter.shape)
-        for name, parameter in model.named_parameters()
-        if name in _given(tensors) or not name.startswith("norm.")
+        for name, parameter in skeleton.named_parameters()
+        if "norm.weight" in plain.tensors or not name.startswith("norm.")
     }
-    plan = names.TIMM.plan(
-        {name: tuple(tensor.shape) for name, tensor in tensors.items()}, expected, origin=origin
-    )
+    plan = plan_tensors(names.TIMM, plain.tensors, expected, origin)
+    origins = {move.target: plain.origin(move.source, move.part) for move in plan.items}
     return ImagePart(
         origin=origin,
         config=config,
-        weights={move.target: move.take(tensors[move.source]) for move in plan.items},
-        sources={move.target: move.source for move in plan.items},
-        notes=dict(plain.notes),
-        left_out=(*plain.left_out, *plan.ignored),
-        is_exact=plain.is_exact and "norm.weight" in tensors,
+        weights={move.target: move.take(plain.tensors[move.source]) for move in plan.items},
+        sources={target: found.names for target, found in origins.items()},
+        notes={target: found.note for target, found in origins.items() if found.note},
+        left_out=plain.left_out,
+        losses=plain.losses,
     )
-
-
-def _given(tensors: Mapping[str, Tensor]) -> set[str]:
-    """The last norm, where the source has one: models that pool by the mean have another instead."""
-    return {"norm.weight", "norm.bias"} if "norm.weight" in tensors else set()

@@ -4,9 +4,13 @@ Source: original work.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from torch import Tensor
+
+from weights_conversion.rename import KeyMapError, Plan, Table
 
 
 class PartsError(ValueError):
@@ -20,13 +24,13 @@ class Taken:
     Attributes:
         name: of ours.
         shape: of it.
-        source: the tensor that it was taken from; empty for a new one.
+        sources: the tensors that it was made of, as the source names them; empty for a new one.
         note: what was done on the way; how a new one was made.
     """
 
     name: str
     shape: tuple[int, ...]
-    source: str = ""
+    sources: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -38,14 +42,14 @@ class PartsReport:
         encoder: where it is from.
         decoder: where it is from.
         taken: parameters, with where they are from.
-        left_out: (tensor of a source, reason).
+        left_out: "encoder" and "decoder" -> (tensor of its source, reason).
         notes: what else one must know: what is not computed as in the sources.
     """
 
     encoder: str
     decoder: str
     taken: tuple[Taken, ...]
-    left_out: tuple[tuple[str, str], ...]
+    left_out: Mapping[str, tuple[tuple[str, str], ...]]
     notes: tuple[str, ...]
 
     def counts(self) -> dict[str, int]:
@@ -55,7 +59,7 @@ class PartsReport:
             size = 1
             for length in item.shape:
                 size *= length
-            sizes["taken over" if item.source else "new"] += size
+            sizes["taken over" if item.sources else "new"] += size
         return sizes
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,14 +77,35 @@ class PartsReport:
             "",
         ]
         rows += _grouped(
-            [(t.name, f"<- {t.source}" if t.source else f"new: {t.note}", t) for t in self.taken]
+            [(t.name, f"<- {', '.join(t.sources)}" if t.sources else f"new: {t.note}", t) for t in self.taken]
         )
-        if self.left_out:
-            rows += ["", "left out of the sources:"]
-            rows += _grouped([(name, reason, None) for name, reason in self.left_out])
+        for part, items in self.left_out.items():
+            if items:
+                rows += ["", f"left out of the {part}'s source:"]
+                rows += _grouped([(name, reason, None) for name, reason in items])
         if self.notes:
             rows += ["", *self.notes]
         return "\n".join(rows)
+
+
+def plan_tensors(
+    table: Table, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], origin: str
+) -> Plan:
+    """Decide where every tensor of a source goes.
+
+    Args:
+        table: of the source's names.
+        tensors: of the source.
+        expected: our name -> shape.
+        origin: what to call the source.
+    Raises:
+        PartsError: lists all tensors that do not fit.
+    """
+    try:
+        return table.plan({name: tuple(t.shape) for name, t in tensors.items()}, expected, origin=origin)
+    except KeyMapError as error:
+        advice = "Only a plain model of its kind can be taken over, whole and with all its layers."
+        raise PartsError(str(KeyMapError(origin, error.problems, advice))) from error
 
 
 def _grouped(items: Sequence[tuple[str, str, Taken | None]]) -> list[str]:
@@ -88,7 +113,7 @@ def _grouped(items: Sequence[tuple[str, str, Taken | None]]) -> list[str]:
     groups: dict[tuple[str, str, str], list[str]] = {}
     for name, text, taken in items:
         about = "" if taken is None else f" {list(taken.shape)}"
-        if taken is not None and taken.source and taken.note:
+        if taken is not None and taken.sources and taken.note:
             about += f" ({taken.note})"
         numbers = re.findall(r"(?<=\.)\d+(?=\.)", name)
         key = (re.sub(r"(?<=\.)\d+(?=\.)", "*", name), re.sub(r"(?<=\.)\d+(?=\.)", "*", text), about)

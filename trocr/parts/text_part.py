@@ -4,6 +4,7 @@ Source: arXiv:2109.10282 sec. 2.3 (decoders start from RoBERTa and MiniLM, with 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,12 @@ from torch import Tensor
 from trocr.config import TrOCRConfig
 from trocr.hub import MODEL_FILES, locate
 from trocr.models import TrOCRForCausalLM
-from trocr.parts.report import PartsError
+from trocr.parts.report import PartsError, plan_tensors
 from weights_conversion import bert as names
 from weights_conversion.files import find_weights, open_weights
 
-FIRST_ROW = {"bert": 0, "roberta": 2, "xlm-roberta": 2}
-"""Type of model -> row of its position table that the first token has."""
+KINDS = ("bert", "roberta", "xlm-roberta")
+"""Types of models that can become a decoder."""
 
 DECODER_EPS = 1e-5
 """Epsilon of a TrOCR decoder's norms, which no configuration can change."""
@@ -32,8 +33,8 @@ class TextPart:
         origin: where it is from, for the report.
         config: of the decoder; it attends to no image yet.
         weights: our name -> tensor.
-        sources: our name -> the source's name.
-        notes: the source's name -> what was done.
+        sources: our name -> names of the tensors that it was made of, as the source has them.
+        notes: our name -> what was done, where it is no plain copy.
         left_out: (the source's name, reason).
         norm_eps: of the source.
     """
@@ -41,7 +42,7 @@ class TextPart:
     origin: str
     config: TrOCRConfig
     weights: Mapping[str, Tensor]
-    sources: Mapping[str, str]
+    sources: Mapping[str, tuple[str, ...]]
     notes: Mapping[str, str]
     left_out: tuple[tuple[str, str], ...]
     norm_eps: float
@@ -63,14 +64,16 @@ def load_text_part(
     folder = locate(source, want=MODEL_FILES)
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = values.get("model_type")
-    if kind not in FIRST_ROW:
-        raise PartsError(f"{source}: model_type is {kind!r}, expected one of {', '.join(FIRST_ROW)}")
+    if kind not in KINDS:
+        raise PartsError(f"{source}: model_type is {kind!r}, expected one of {', '.join(KINDS)}")
     _check(values, source)
     chosen = choose_layers(layers, int(values["num_hidden_layers"]))
     with open_weights(find_weights(folder)) as file:
         tensors = {name: file.tensor(name).float() for name in file.shapes}
     try:
-        plain = names.plain(tensors, layers=chosen, starts_at=FIRST_ROW[kind], max_positions=max_positions)
+        plain = names.plain(
+            tensors, layers=chosen, starts_at=_first_row(values, kind), max_positions=max_positions
+        )
     except names.TextModelError as error:
         raise PartsError(f"{source}: {error}") from error
     config = _config(values, plain, kind)
@@ -80,14 +83,13 @@ def load_text_part(
         for name, parameter in skeleton.named_parameters()
         if "cross_attn" not in name and not name.startswith("output_projection")
     }
-    shapes = {name: tuple(tensor.shape) for name, tensor in plain.tensors.items()}
-    plan = names.TABLE.plan(shapes, expected, origin=source)
+    plan = plan_tensors(names.TABLE, plain.tensors, expected, source)
     return TextPart(
         origin=f"{source}, layers {', '.join(map(str, chosen))}",
         config=config,
         weights={move.target: plain.tensors[move.source] for move in plan.items},
-        sources={move.target: move.source for move in plan.items},
-        notes=dict(plain.notes),
+        sources={move.target: plain.origins[move.source] for move in plan.items},
+        notes={move.target: plain.notes[move.source] for move in plan.items if move.source in plain.notes},
         left_out=plain.left_out,
         norm_eps=float(values.get("layer_norm_eps", 1e-12)),
     )
@@ -104,15 +106,15 @@ def choose_layers(layers: str | Sequence[int], count: int) -> list[int]:
     elif layers == "all":
         return list(range(count))
     else:
-        kind, _, number = layers.partition(":")
-        if kind in ("last", "first", "every") and number.isdigit() and int(number) > 0:
-            step = int(number)
+        short = re.fullmatch(r"(last|first|every):0*([1-9][0-9]{0,4})", layers)
+        if short:
+            step = int(short[2])
             found = {
                 "last": list(range(count - step, count)),
                 "first": list(range(step)),
                 "every": list(range(count - 1, -1, -step))[::-1],
-            }[kind]
-        elif layers.replace(",", "").replace(" ", "").isdigit():
+            }[short[1]]
+        elif re.fullmatch(r"\s*[0-9]{1,5}\s*(,\s*[0-9]{1,5}\s*)*", layers):
             found = [int(part) for part in layers.split(",")]
         else:
             raise PartsError(
@@ -121,6 +123,14 @@ def choose_layers(layers: str | Sequence[int], count: int) -> list[int]:
     if not found or not all(0 <= number < count for number in found):
         raise PartsError(f"layers {layers!r} are not among the {count} of the model")
     return found
+
+
+def _first_row(values: Mapping[str, Any], kind: str) -> int:
+    """Row of the position table that the first token has: a RoBERTa counts from its padding token's id on."""
+    if kind == "bert":
+        return 0
+    padding = values.get("pad_token_id")
+    return 2 if padding is None else int(padding) + 1
 
 
 def _check(values: Mapping[str, Any], source: str) -> None:
