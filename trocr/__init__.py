@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "trocr.config": ("DeiTConfig", "TrOCRConfig", "VisionEncoderDecoderConfig", "ViTConfig"),
+    "trocr.config_timm": ("TimmConfig",),
     "trocr.config_read": ("ConfigError",),
     "trocr.official": ("OFFICIAL_MODELS",),
     "trocr.hub": ("HubError",),
@@ -24,6 +25,7 @@ _HOMES = {
         "ViTModel",
         "VisionEncoderDecoderModel",
     ),
+    "trocr.timm_model": ("TimmModel",),
     "trocr.generation": ("GenerateOutput", "GenerationConfig", "GenerationError"),
     "trocr.image": ("DeiTImageProcessor", "ImageError", "ViTImageProcessor"),
     "trocr.tokenizers": (
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from trocr.checkpoint import CheckpointError
     from trocr.config import DeiTConfig, TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
     from trocr.config_read import ConfigError
+    from trocr.config_timm import TimmConfig
     from trocr.generation import GenerateOutput, GenerationConfig, GenerationError
     from trocr.hub import HubError
     from trocr.image import DeiTImageProcessor, ImageError, ViTImageProcessor
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from trocr.official import OFFICIAL_MODELS
     from trocr.processor import TrOCRProcessor
     from trocr.reader import Reader, ReaderError
+    from trocr.timm_model import TimmModel
     from trocr.tokenizers import (
         BertTokenizer,
         BertTokenizerFast,

@@ -84,7 +84,11 @@ def _from_checkpoint(source: str) -> ImagePart:
     model = VisionEncoderDecoderModel if is_whole else ENCODERS[kind]
     loaded = model.from_pretrained(folder, dtype=torch.float32)
     encoder = loaded.encoder if isinstance(loaded, VisionEncoderDecoderModel) else loaded
-    assert isinstance(encoder, ViTModel)
+    if not isinstance(encoder, ViTModel):
+        raise PartsError(
+            f"{source}: its encoder is a {type(encoder).__name__}; a decoder can be put to a ViT or DeiT here, "
+            "to others by `trocr surgery replace-decoder`"
+        )
     with open_weights(folder) as file:
         table = choose_table(list(file.shapes), model.tables)
         sources, left_out = _names_in_file(list(file.shapes), table, "encoder." if is_whole else "")
