@@ -86,7 +86,7 @@ def _from_checkpoint(source: str) -> ImagePart:
     encoder = loaded.encoder if isinstance(loaded, VisionEncoderDecoderModel) else loaded
     if not isinstance(encoder, ViTModel):
         raise PartsError(
-            f"{source}: its encoder is a {type(encoder).__name__}; a decoder can be put to a ViT or DeiT here, "
+            f"{source}: its encoder is a {type(encoder).__name__}; a decoder is put to a ViT or DeiT here, "
             "to others by `trocr surgery replace-decoder`"
         )
     with open_weights(folder) as file:
