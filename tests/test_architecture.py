@@ -151,7 +151,6 @@ LAYERS: dict[str, set[str]] = {
         "trocr.training",
     },
     "trocr.commands": {
-        "trocr.atomic_write",
         "trocr.config",
         "trocr.data.inspection",
         "trocr.data.lmdb_source",
