@@ -7,6 +7,7 @@ Needs matplotlib (pip install 'trocr[plot]'). --level NAME=CER draws a line to c
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 
@@ -30,7 +31,7 @@ def main() -> None:
     for run in arguments.runs:
         steps, rates = read(run)
         if arguments.lines_per_epoch:
-            size = json.loads((run / "options.json").read_text(encoding="utf-8"))["batch"]["size"]
+            size = json.loads(content(run / "options.json"))["batch"]["size"]
             steps = [step * size / arguments.lines_per_epoch for step in steps]
         axes.plot(steps, rates, marker="o", markersize=3, label=run.name)
         for step, rate in zip(steps, rates, strict=True):
@@ -48,13 +49,27 @@ def main() -> None:
 
 
 def read(run: Path) -> tuple[list[float], list[float]]:
-    """Steps and rates of the validations of a run; of a step that was validated again, the last one."""
+    """Steps and rates of the validations of a run; of a step that was validated again, the last one.
+
+    A line that was cut when the run was killed is left out.
+    """
     found = {}
-    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
+    for line in content(run / "log.jsonl").splitlines():
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
         if "cer" in values:
             found[values["step"]] = values["cer"]
     return list(map(float, found)), list(found.values())
+
+
+def content(path: Path) -> str:
+    """The text of a file of a run; the script ends with a message where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        sys.exit(f"Error: {path}: {error.strerror}; name folders that scripts/train.py wrote")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python scripts/surgery_alphabet.py
 
 Both models start from the shipped reader and train as configs/finetune-french.toml says, on the same
-generated lines: one has a token for each accented letter, the other writes them as two bytes each. Prints a Markdown table by steps. Needs the texts and fonts that the training file names.
+generated lines: one has a token for each accented letter, the other writes them as two bytes each. Prints a
+Markdown table by steps. Needs the texts and fonts that the training file names.
 """
 
 import argparse

@@ -53,6 +53,8 @@ def train(options: TrainingOptions, here: Processes, *, fresh: bool = False) -> 
         if here.is_main:
             write_options(run.folder, options.to_dict())
             begin(run, monitor)
+        if run.previous and run.progress.get("best_step") == run.step:
+            run.export("best")  # the run may have stopped before it was written
         for step in () if is_exhausted(run, monitor) else run.steps():
             monitor.step(step)
             is_last = run.step == run.num_steps
@@ -83,18 +85,20 @@ def due(step: int, every: int) -> bool:
 
 
 def go_on(run: Run, monitor: Monitor) -> bool:
-    """Validate, export what reads best, and save; whether training should go on."""
+    """Validate, save, and export what reads best; whether training should go on."""
     found = run.validate()
     cer = from_main(None if found is None else found.cer)
+    is_best = False
     if cer is not None:
         is_best = cer < run.progress.get("best_cer", float("inf"))
         run.progress["since_best"] = 0 if is_best else run.progress.get("since_best", 0) + 1
         if is_best:
             run.progress.update(best_cer=cer, best_step=run.step)
-            run.export("best")
-        if found is not None:
-            monitor.validation(found, run.step, is_best=is_best)
     run.save()
+    if found is not None:
+        monitor.validation(found, run.step, is_best=is_best)
+    if is_best:
+        run.export("best")
     return not is_exhausted(run, monitor)
 
 

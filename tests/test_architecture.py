@@ -139,22 +139,22 @@ LAYERS: dict[str, set[str]] = {
     "trocr.data.records": set(),
     "trocr.data.mixture": {"trocr.data.records"},
     "trocr.data.sources": {
-        "trocr.data.lmdb_source",
+        "trocr.data.lmdb_source",  # these two inside functions
         "trocr.data.records",
         "trocr.data.shards",
         "trocr.image_array",
         "trocr.image_input",
     },
-    "trocr.data.shards": {
+    "trocr.data.shards": {"trocr.data.records", "trocr.data.sources"},
+    "trocr.data.packing": {"trocr.data.records", "trocr.data.sources", "trocr.image_array"},
+    "trocr.data.lmdb_source": {
+        "trocr.data.packing",
         "trocr.data.records",
         "trocr.data.sources",
         "trocr.image_array",
-        "trocr.image_input",
     },
-    "trocr.data.packing": set(),
-    "trocr.data.lmdb_source": {"trocr.data.records", "trocr.data.shards", "trocr.image_array"},
     "trocr.data.split": {
-        "trocr.atomic_write",
+        "trocr.data.packing",
         "trocr.data.records",
         "trocr.data.sources",
         "trocr.image_array",
@@ -224,8 +224,8 @@ LAYERS: dict[str, set[str]] = {
         "trocr.atomic_write",
         "trocr.config",
         "trocr.data.inspection",
-        "trocr.data.lmdb_source",
-        "trocr.data.shards",
+        "trocr.data.lmdb_source",  # these two inside functions
+        "trocr.data.packing",
         "trocr.data.sources",
         "trocr.data.split",
         "trocr.data.synthetic",

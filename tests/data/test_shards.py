@@ -2,18 +2,15 @@ import io
 import json
 import os
 import pickle
-import sys
 import tarfile
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from made import Lines, write_images
 
-from trocr.cli import main
-from trocr.data.lmdb_source import open_lmdb, write_lmdb
+from trocr.data.packing import write_shards
 from trocr.data.records import DataError
-from trocr.data.shards import open_shards, stream_shards, write_shards
+from trocr.data.shards import open_shards, stream_shards
 from trocr.data.sources import open_source
 from trocr.image_array import ImageError
 
@@ -95,13 +92,48 @@ def test_shards_of_others(tmp_path):
     assert [(r.name, r.text, r.group) for r in open_shards(path)] == [("a", "né", None), ("b", "two", None)]
 
 
+def test_keys_with_dots_after_the_first(tmp_path):
+    path = shard(
+        tmp_path,
+        p__1__png=PNG,
+        p__1__txt=b"one",
+        p__2__png=PNG,
+        p__2__json=b'{"label": "two", "cls": 3}',
+        q__png=PNG,
+        q__gt__txt="\ufeffthree".encode(),
+    )
+    assert [(r.name, r.text) for r in open_shards(path)] == [("p.1", "one"), ("p.2", "two"), ("q", "three")]
+
+
+def test_files_that_are_no_lines(tmp_path):
+    path = shard(tmp_path, README=b"hi", ___a__png=b"\0\5", a__png=PNG, a__txt=b"x", index__json=b'{"n": 1}')
+    with tarfile.open(path) as tar:
+        assert "._a.png" in tar.getnames()
+    assert [r.name for r in open_shards(path)] == ["a"]
+    assert [r.name for r in stream_shards([path])] == ["a"]
+
+
+def test_shards_that_number_their_lines_alike(tmp_path):
+    for name in ("one", "two"):
+        shard(tmp_path, a__png=PNG, a__txt=name.encode()).rename(tmp_path / f"{name}.tar")
+    shard(tmp_path, b__png=PNG, b__txt=b"three")
+    source = open_source(tmp_path)
+    assert [(r.name, r.text) for r in source] == [("one/a", "one"), ("b", "three"), ("two/a", "two")]
+    shard(tmp_path, a__png=PNG, a__txt=b"x", b__png=PNG, b__txt=b"x", A__png=PNG)
+    with pytest.raises(DataError, match="A has no text"):
+        open_source(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({"a__txt": b"x"}, "a has no image"),
         ({"a__png": PNG}, "a has no text"),
+        ({"a__gt__txt": b"x", "a__bin__png": PNG}, "a has no image"),
         ({"a__png": PNG, "a__txt": b"\xe9"}, "the text of a is not UTF-8"),
         ({"a__png": PNG, "a__json": b"{"}, "a.json is no JSON"),
+        ({"a__png": PNG, "a__json": b'{"text": 5}'}, "a has no text"),
+        ({"README": b"x"}, "no lines"),
         ({}, "no lines"),
     ],
 )
@@ -110,13 +142,49 @@ def test_mistakes_in_shards(tmp_path, files, message):
         open_shards(shard(tmp_path, **files))
 
 
-def test_a_shard_that_is_cut_short(tmp_path):
-    path = shard(tmp_path, a__txt=b"x", a__png=PNG * 40)
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(DataError, match=r"s.tar: (cut short|damaged)"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"text": "two\\nlines"}', "the text 'two.nlines' has a line's end"),
+        (b'{"text": "a\\tb"}', "has a tab"),
+        (b'{"text": "\\ud800"}', "has U.D800, which is no character"),
+        (b'{"text": " "}', "no text.* --skip-empty"),
+    ],
+)
+def test_texts_that_are_not_a_line(tmp_path, text, message):
+    path = shard(tmp_path, a__png=PNG, a__json=text)
+    for read in (open_shards, lambda path: list(stream_shards([path]))):
+        with pytest.raises(DataError, match=message):
+            read(path)
+
+
+def test_lines_without_text_can_be_skipped(tmp_path):
+    path = shard(tmp_path, a__png=PNG, a__txt=b"", b__png=PNG, b__txt=b"x")
+    assert [r.name for r in open_shards(path, on_empty="skip")] == ["b"]
+    assert [r.name for r in stream_shards([path], on_empty="skip")] == ["b"]
+
+
+def test_a_shard_that_is_cut_short_anywhere(tmp_path):
+    path = shard(tmp_path, a__png=PNG, a__txt=b"x", b__png=PNG, b__txt=b"y")
+    content = path.read_bytes()
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+    places = [place for member in members for place in (member.offset, member.offset_data)]
+    end = places[-1] + 512
+    assert content[end : end + 512] == bytes(512)
+    for place in (*places[1:], end):
+        for length in (place, place + 1, place + 300):
+            if length <= end:
+                path.write_bytes(content[:length])
+                with pytest.raises(DataError, match=r"s.tar: (cut short|damaged|not a tar)"):
+                    open_shards(path)
+                with pytest.raises(DataError, match=r"s.tar: (cut short|damaged|not a tar)"):
+                    list(stream_shards([path]))
+    path.write_bytes(content[: end + 512])
+    assert len(open_shards(path)) == len(list(stream_shards([path]))) == 2
+    path.write_bytes(content[: places[4]] + b"x" * 512 + content[places[4] + 512 :])
+    with pytest.raises(DataError, match=r"s.tar: damaged or cut short"):
         open_shards(path)
-    with pytest.raises(DataError, match=r"s.tar: (cut short|damaged)"):
-        list(stream_shards([path]))
     path.write_bytes(b"no tar" * 200)
     with pytest.raises(DataError, match="not a tar file"):
         open_shards(path)
@@ -133,68 +201,3 @@ def test_missing_shards(tmp_path):
         open_shards(f"{tmp_path}/x-{{0..1}}.tar")
     with pytest.raises(DataError, match=r"no .tar files"):
         open_shards(tmp_path)
-
-
-@pytest.mark.parametrize("write", [write_shards, write_lmdb])
-def test_packing_names_what_it_leaves_out(tmp_path, write):
-    packed = write(Lines(("a", "a"), ("b", "damaged")), tmp_path)
-    assert packed.num_lines == 1
-    assert packed.skipped == ("b: not an image",)
-    with pytest.raises(DataError, match="already; choose an empty folder"):
-        write(LINES, tmp_path)
-    with pytest.raises(DataError, match="none of 1 lines can be read: b: not an image"):
-        write(Lines(("b", "damaged")), tmp_path / "new")
-
-
-def test_lmdb_gives_back_texts_and_images(tmp_path):
-    write_lmdb(LINES, tmp_path)
-    source = open_source(tmp_path)
-    assert [(r.text, np.asarray(r.open()).tolist()) for r in source] == [(r[1], r[3]) for r in rows(LINES)]
-    again = pickle.loads(pickle.dumps(source))
-    assert again[2].text == "three"
-    assert again[2].name == "image-000000003"
-    with pytest.raises(IndexError):
-        source[3]
-
-
-def without(folder, *keys):
-    lmdb = pytest.importorskip("lmdb")
-    write_lmdb(LINES, folder)
-    with lmdb.open(str(folder)) as environment, environment.begin(write=True) as transaction:
-        for key in keys:
-            transaction.delete(key)
-    return folder
-
-
-def test_lmdb_that_lacks_keys(tmp_path):
-    source = open_lmdb(without(tmp_path / "a", b"label-000000002", b"image-000000003"))
-    with pytest.raises(DataError, match="label-000000002 is missing"):
-        source[1]
-    with pytest.raises(ImageError, match="image-000000003 is missing"):
-        source[2].open()
-    with pytest.raises(DataError, match="no key num-samples"):
-        open_lmdb(without(tmp_path / "b", b"num-samples"))
-
-
-def test_lmdb_that_is_none(tmp_path, monkeypatch):
-    (tmp_path / "data.mdb").write_bytes(b"x" * 100)
-    with pytest.raises(DataError, match="not an LMDB that can be read"):
-        open_source(tmp_path)
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(DataError, match=r"pip install 'trocr\[data\]'"):
-        open_source(tmp_path)
-
-
-def test_pack_command(tmp_path):
-    write_images(tmp_path / "src", ["a.png", "b.png"])
-    (tmp_path / "src/labels.tsv").write_text("a.png\tone\nb.png\ttwo\n")
-    for form in ("tar", "lmdb"):
-        target = str(tmp_path / form)
-        done = CliRunner().invoke(main, ["data", "pack", str(tmp_path / "src"), target, "--format", form])
-        assert done.exit_code == 0, done.output
-        assert "2 lines in " in done.output
-        assert [r.text for r in open_source(target)] == ["one", "two"]
-    (tmp_path / "src/b.png").write_bytes(b"-")
-    done = CliRunner().invoke(main, ["data", "pack", str(tmp_path / "src"), str(tmp_path / "new")])
-    assert done.exit_code == 1
-    assert "b.png" in done.output

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -61,30 +62,74 @@ def test_the_manifest_finds_the_same_image_on_two_sides():
         manifest(parts, origin="x", seed=0)
 
 
-def test_split_command(tmp_path):
+@pytest.fixture
+def grouped(tmp_path):
     names = [f"{i}.png" for i in range(12)]
     write_images(tmp_path / "src", names)
     labels = "".join(f"{name}\tline {name}\tw{i % 4}\n" for i, name in enumerate(names))
     (tmp_path / "src/labels.tsv").write_text(labels)
-    arguments = [
-        "data",
-        "split",
-        str(tmp_path / "src"),
-        str(tmp_path / "out"),
-        "--shares",
-        "train=0.75,val=0.25",
-    ]
-    done = CliRunner().invoke(main, arguments)
+    return tmp_path
+
+
+def run_split(folder, shares="train=0.75,val=0.25"):
+    arguments = ["data", "split", str(folder / "src"), str(folder / "out"), "--shares", shares]
+    return CliRunner().invoke(main, arguments)
+
+
+def test_split_command(grouped):
+    done = run_split(grouped)
     assert done.exit_code == 0, done.output
-    content = json.loads((tmp_path / "out/split.json").read_text())
-    assert content["parts"]["train"]["lines"] == 9
-    assert len(content["parts"]["val"]["groups"]) == 1
-    assert len(content["parts"]["val"]["sha256_of_labels"]) == 64
-    train = open_source(tmp_path / "out/train")
-    assert {record.group for record in train} == set(content["parts"]["train"]["groups"])
-    done = CliRunner().invoke(main, [*arguments[:-1], "train:3"])
+    content = json.loads((grouped / "out/split.json").read_text())["parts"]
+    assert (content["train"]["lines"], content["val"]["lines"]) == (9, 3)
+    assert len(content["val"]["groups"]) == 1
+    assert len(content["val"]["sha256_of_labels"]) == 64
+    file = grouped / "out/val/lines-00000.tar"
+    assert content["val"]["sha256_of_files"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    train = open_source(grouped / "out/train")
+    assert {record.group for record in train} == set(content["train"]["groups"])
+    done = run_split(grouped)
+    assert done.exit_code == 1
+    assert "is there already" in done.output
+
+
+def test_a_split_goes_on_after_images_that_cannot_be_read(grouped):
+    for number in (0, 1, 2, 3):  # one of each writer
+        (grouped / f"src/{number}.png").write_bytes(b"-")
+    done = run_split(grouped)
+    assert done.exit_code == 1
+    assert all(f"{number}.png" in done.output for number in (0, 1, 2, 3))
+    content = json.loads((grouped / "out/split.json").read_text())["parts"]
+    assert (content["train"]["lines"], content["val"]["lines"]) == (6, 2)
+    assert (len(content["train"]["skipped"]), len(content["val"]["skipped"])) == (3, 1)
+    assert len(open_source(grouped / "out/train")) == 6
+    assert len(open_source(grouped / "out/val")) == 2
+
+
+def test_a_split_that_fails_leaves_nothing(grouped):
+    for number in range(12):
+        (grouped / f"src/{number}.png").write_bytes(b"-")
+    done = run_split(grouped)
+    assert done.exit_code == 1
+    assert "none of 9 lines can be read" in done.output
+    assert list((grouped / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ("train=0.75,train:3", "'train:3' is not NAME=NUMBER"),
+        ("train=1,val=nan", "'val=nan' is not NAME=NUMBER"),
+        ("train=1,val=inf", "'val=inf' must be a number above 0"),
+        ("train=1,val=0", "'val=0' must be a number above 0"),
+        ("train=1,train=2", "'train=2' gives train a second time"),
+        ("train=1,../c=2", "'../c=2' has a name that is no folder's"),
+        ("train=1,..=2", "has a name that is no folder's"),
+    ],
+)
+def test_mistakes_in_shares(grouped, shares, message):
+    done = run_split(grouped, shares)
     assert done.exit_code == 2
-    assert "'train:3' is not NAME=NUMBER" in done.output
+    assert message in done.output
 
 
 TROUBLE = Lines(
@@ -112,8 +157,18 @@ def test_inspection():
     assert [line.split(":")[0] for line in found.too_long] == ["g.png"]
     assert found.unrepresentable == ()  # byte-level tokens hold anything
     text = inspection_text(found, title="lines")
+    assert "not checked" not in text
     assert "images that cannot be read: 1\n    f.png: not an image" in text
     assert "a.png = e.png" in text
+
+
+def test_what_is_not_checked_is_not_called_right():
+    found = inspect_source(Lines(("a", "x" * 700)))
+    assert (found.unrepresentable, found.too_long) == (None, None)
+    text = inspection_text(found, title="lines")
+    assert "texts that the tokenizer does not give back: not checked, give --model" in text
+    assert "texts longer than the decoder's positions: not checked, give --model" in text
+    assert inspect_source(Lines(("a", "x")), tokenizer=Letters()).too_long is None
 
 
 class Letters:

@@ -8,9 +8,15 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from trocr import TrOCRProcessor, VisionEncoderDecoderModel
 from trocr.cli import main
 from trocr.doctor.examination import examine
+from trocr.doctor.findings import ok
+from trocr.doctor.tokens import check_start
+from trocr.doctor.trials import start_losses
 from trocr.hub import PRETRAINED
+from trocr.training.batches import label_ids, pad_labels
+from trocr.training.objective import Objective
 
 EXAMPLES = PRETRAINED.parents[1] / "examples"
 
@@ -65,7 +71,16 @@ def test_the_shipped_reader_is_in_order():
     ("file", "values", "topic", "severity", "what"),
     [
         ("generation_config.json", {"eos_token_id": 5}, "end token", "error", "generation's 5"),
+        ("config.json", {"decoder__eos_token_id": 5}, "end token", "error", "is 2, its decoder's 5"),
         ("config.json", {"pad_token_id": 3}, "padding token", "error", "the tokenizer's is 1"),
+        ("config.json", {"decoder__pad_token_id": 3}, "padding token", "error", "is 1, its decoder's 3"),
+        (
+            "config.json",
+            {"decoder__decoder_start_token_id": 0},
+            "decoder's start token",
+            "warning",
+            "start with 2, and decoder.decoder_start_token_id is 0",
+        ),
         (
             "generation_config.json",
             {"decoder_start_token_id": 0},
@@ -99,6 +114,79 @@ def test_a_broken_file(checkpoint, file, values, topic, severity, what):
     assert finding.change
 
 
+def start(checkpoint, trained, losses, *, is_new=False):
+    edit(checkpoint, "generation_config.json", decoder_start_token_id=trained)
+    edit(checkpoint, "config.json", decoder_start_token_id=trained, decoder__decoder_start_token_id=trained)
+    model = VisionEncoderDecoderModel.from_pretrained(checkpoint)
+    [finding] = check_start(model, TrOCRProcessor.from_pretrained(checkpoint), losses, is_new=is_new)
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("trained", "losses", "severity", "what"),
+    [
+        (
+            0,
+            {0: 1.2, 2: 0.05},
+            "error",
+            "trained from 2 ('</s>'); these lines cost 1.20 a token from 0 and 0.05",
+        ),
+        (0, {0: 0.05, 2: 1.2}, "ok", "0 ('<s>'), in training and generation; these lines cost 0.05 a token"),
+        (
+            0,
+            {0: 0.30, 2: 0.27},
+            "warning",
+            "models of this family start with 2 ('</s>'); these lines cost 0.30",
+        ),
+        (0, {}, "warning", "models of this family start with 2"),
+        (2, {0: 0.05, 2: 1.2}, "error", "texts start with 2 ('</s>'), and the weights were trained from 0"),
+        (2, {0: 1.2, 2: 0.05}, "ok", "2 ('</s>'), in training and generation"),
+        (2, {0: 0.27, 2: 0.30}, "ok", "2 ('</s>'), in training and generation"),
+        (2, {}, "ok", "2 ('</s>'), in training and generation"),
+    ],
+)
+def test_the_start_token_is_the_one_that_reads_better(checkpoint, trained, losses, severity, what):
+    finding = start(checkpoint, trained, losses)
+    assert finding.severity == severity
+    assert what in finding.what
+
+
+def test_random_weights_learn_any_start_token(checkpoint):
+    assert start(checkpoint, 0, {}, is_new=True).severity == "ok"
+
+
+def test_the_measured_start_tokens_decide(checkpoint, monkeypatch):
+    edit(checkpoint, "generation_config.json", decoder_start_token_id=0)
+    edit(checkpoint, "config.json", decoder_start_token_id=0, decoder__decoder_start_token_id=0)
+    asked = []
+
+    def losses(objective, processor, lines, starts):
+        asked.append((len(lines), sorted(starts)))
+        return {0: 1.0, 2: 0.1}
+
+    monkeypatch.setattr("trocr.doctor.examination.start_losses", losses)
+    assert found(checkpoint, str(EXAMPLES))["start token"].severity == "error"
+    assert asked == [(8, [0, 2])]
+
+
+def test_the_loss_is_measured_from_either_token():
+    model, processor = (
+        kind.from_pretrained("tiny-printed") for kind in (VisionEncoderDecoderModel, TrOCRProcessor)
+    )
+    objective = Objective(model.train())
+    line = ("one", "Total 3.50", Image.open(EXAMPLES / "heading.jpg"))
+    found = start_losses(objective, processor, [line], [2, 0])
+    assert model.start_token_id == 2
+    assert model.training
+    pixels = processor.image_processor([line[2]], return_tensors="pt")["pixel_values"]
+    labels = pad_labels([label_ids(processor, line[1])])
+    model.eval()
+    for token, loss in found.items():
+        model.start_token_id = token
+        assert loss == pytest.approx(model(pixel_values=pixels, labels=labels).loss.item(), rel=1e-5)
+    assert found[0] != found[2]
+
+
 def test_another_start_token_in_both_files_is_a_warning(checkpoint):
     edit(checkpoint, "generation_config.json", decoder_start_token_id=0)
     edit(checkpoint, "config.json", decoder_start_token_id=0, decoder__decoder_start_token_id=0)
@@ -114,12 +202,12 @@ def test_texts_with_special_tokens_and_too_long(checkpoint, tmp_path):
     assert "1 texts hold special tokens: 1.png" in findings["masking"].what
     assert "1 of 3 labels have more tokens" in findings["length"].what
     assert "2.png" in findings["length"].what
-    assert "without their end token" in findings["length"].why
+    assert "before their end token" in findings["length"].why
     assert findings["room for characters"].severity in ("warning", "error")
 
 
 def test_texts_that_do_not_come_back(tmp_path):
-    from trocr import BertTokenizer, TrOCRProcessor, VisionEncoderDecoderModel
+    from trocr import BertTokenizer
 
     folder = tmp_path / "bert"
     model = VisionEncoderDecoderModel.from_pretrained("tiny-printed")
@@ -153,6 +241,73 @@ def test_blank_inverse_and_damaged_images(checkpoint, tmp_path):
     assert "1 of 3 images have no contrast: 0.png" in findings["blank images"].what
     assert "bright on dark: 1.png" in findings["polarity"].what
     assert "1 of 4 images cannot be opened: 2.png" in " ".join(findings["unreadable images"].what.split())
+
+
+def test_images_that_are_all_bright_on_dark(checkpoint, tmp_path):
+    data = lines(tmp_path / "d", "one", "two", color=0)
+    finding = found(checkpoint, data)["polarity"]
+    assert finding.severity == "warning"
+    assert "all 2 images are bright on dark: 0.png; 1.png" in finding.what
+    assert "polarity" not in found(training_file(tmp_path, data, 'init = "random"', ""))
+
+
+def test_labels_of_other_images(tmp_path):
+    data = tmp_path / "d"
+    shutil.copytree(EXAMPLES, data)
+    names, texts = zip(
+        *(row.split("\t") for row in (data / "labels.tsv").read_text().splitlines()), strict=True
+    )
+    rows = [f"{name}\t{text}\n" for name, text in zip(names, texts[1:] + texts[:1], strict=True)]
+    (data / "labels.tsv").write_text("".join(rows))
+    finding = found("tiny-printed", str(data))["loss at start"]
+    assert finding.severity == "error"
+    assert "they belong to other images" in " ".join(finding.why.split())
+
+
+def training_file(folder, data, model="", rest=""):
+    path = folder / "c.toml"
+    start = f'[model]\ncheckpoint = "tiny-printed"\n{model}\n'
+    path.write_text(f'{start}[data]\ntrain = ["{data}"]\n{rest}\n[run]\nsteps = 1\n')
+    return path
+
+
+def test_the_files_own_longest_label(tmp_path):
+    finding = found(training_file(tmp_path, EXAMPLES, rest="max_label_tokens = 20"))["length"]
+    assert finding.severity == "error"
+    assert "labels have more tokens than 20, data.max_label_tokens: " in finding.what
+    assert "raise data.max_label_tokens to" in finding.change
+
+
+def test_validation_lines_that_are_missing(tmp_path):
+    finding = found(training_file(tmp_path, EXAMPLES, rest=f'val = ["{tmp_path}/none"]'))["validation lines"]
+    assert finding.severity == "error"
+    assert "none: there is no such file or folder" in finding.what
+    assert found(training_file(tmp_path, EXAMPLES, rest=f'val = ["{EXAMPLES}"]'))["validation lines"] == ok(
+        "validation lines", "8"
+    )
+
+
+def test_characters_outside_the_ctc_alphabet(tmp_path):
+    data = lines(tmp_path / "d", "aabb", "abxx", "abxé")
+    head = '[loss]\nctc_weight = 0.3\nctc_alphabet = "ab"\n'
+    finding = found(training_file(tmp_path, data, rest=head))["CTC alphabet"]
+    assert finding.severity == "warning"
+    assert "4 of 12 characters (33.3%) are not in loss.ctc_alphabet: 'x'; 'é'" in finding.what
+    whole = found(training_file(tmp_path, EXAMPLES, rest="[loss]\nctc_weight = 0.3"))["CTC alphabet"]
+    assert whole.severity == "ok"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_lines_that_are_named_replace_those_of_the_file(tmp_path, share):
+    other = f'"{tmp_path}/none"' if share < 1 else ""
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f'[model]\ncheckpoint = "tiny-printed"\n[data]\ntrain = [{other}]\nsynthetic = {{ min_chars = 1 }}\n'
+        f"synthetic_share = {share}\n[run]\nsteps = 1\n"
+    )
+    data = tmp_path / 'a "quoted" folder'
+    shutil.copytree(EXAMPLES, data)
+    assert "8 texts, 8 images" in found(config, str(data))["looked at"].what
 
 
 def test_frozen_and_broken_weights_cannot_learn(checkpoint, tmp_path):
@@ -213,6 +368,10 @@ def test_command(checkpoint, tmp_path):
         main, ["doctor", str(checkpoint), "--data", str(EXAMPLES), "--steps", "0", "--json"]
     )
     assert any(finding["severity"] == "error" for finding in json.loads(listed.output))
+    edit(checkpoint, "generation_config.json", decoder_start_token_id=2, max_new_tokens=4)
+    for arguments, status in (([], 0), (["--strict"], 1)):
+        command = ["doctor", str(checkpoint), "--data", str(EXAMPLES), "--steps", "0", *arguments]
+        assert CliRunner().invoke(main, command).exit_code == status
     alone = CliRunner().invoke(main, ["doctor", "tiny-printed"])
     assert alone.exit_code == 1
     assert "a checkpoint needs lines to be examined with: --data SRC" in alone.output

@@ -47,6 +47,13 @@ def test_labels_end_with_the_end_token_and_have_no_start(proc):
 
 def test_labels_are_padded_with_what_the_loss_ignores():
     assert pad_labels([[5, 6, 2], [7, 2]], 4).tolist() == [[5, 6, 2, -100], [7, 2, -100, -100]]
+    assert pad_labels([[5, 6, 2], [7, 2]], 8, most=5).shape == (2, 5)
+    assert pad_labels([[5, 6, 2], [7, 2]], 8, most=2).shape == (2, 3)  # what is there is kept
+
+
+def test_labels_are_not_padded_past_the_longest_allowed(proc):
+    for step in islice(training_batches(windows(proc, length_multiple=24, max_label_tokens=16)), 3):
+        assert {batch.labels.shape[1] for batch in step} == {16}
 
 
 def test_each_epoch_has_every_line_once_in_another_order(proc):
@@ -139,9 +146,44 @@ def test_processes_share_the_lanes(proc):
     assert [[a[0], b[0], a[1], b[1]] for a, b in zip(*parts, strict=True)] == whole
 
 
+def test_processes_share_the_rows_of_one_lane(proc):
+    lines = damage(drawn_lines(24), 3)
+    kwargs = {"lanes": 1, "size": 6, "window": 2}
+    whole = [step for (step,) in islice(training_batches(windows(proc, lines, **kwargs)), 6)]
+    parts = [
+        [
+            step
+            for (step,) in islice(
+                training_batches(windows(proc, lines, **kwargs), rank=rank, world_size=2), 6
+            )
+        ]
+        for rank in range(2)
+    ]
+    for batch, *mine in zip(whole, *parts, strict=True):
+        assert [len(part.names) for part in mine] == [3, 3]
+        for rank, part in enumerate(mine):
+            assert part.names == batch.names[rank::2]
+            assert torch.equal(part.pixel_values, batch.pixel_values[rank::2])
+    named = [[message for batch in part for message in batch.skipped] for part in (whole, *parts)]
+    assert named == [["line003.png: not an image"] * 2, ["line003.png: not an image"] * 2, []]  # two epochs
+
+
+def test_windows_are_the_same_in_any_order(proc):
+    made = windows(proc)
+    later = signature([made[8]])
+    assert signature([made[4]]) == signature([windows(proc)[4]])  # of the epoch before
+    assert signature([made[8]]) == later
+
+
 def test_lanes_that_cannot_be_shared(proc):
-    with pytest.raises(DataError, match="2 micro-batches of a step cannot be shared evenly by 3 processes"):
+    with pytest.raises(
+        DataError, match="2 micro-batches of a step, of 4 lines, cannot be shared evenly by 3"
+    ):
         next(training_batches(windows(proc), world_size=3))
+    with pytest.raises(
+        DataError, match="1 micro-batches of a step, of 4 lines, cannot be shared evenly by 3"
+    ):
+        next(training_batches(windows(proc, lanes=1), world_size=3))
 
 
 def lighten(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -173,11 +215,19 @@ def test_a_damaged_image_is_left_out_and_named(proc):
     skipped = [message for step in steps for batch in step for message in batch.skipped]
     assert len(names) == 22
     assert sorted(skipped) == ["line003.png: not an image", "line017.png: not an image"]
+    assert all(len(batch.names) == 4 for step in steps for batch in step)  # other lines are taken again
 
 
-def test_too_many_damaged_images(proc):
+def test_a_damaged_image_does_not_end_a_run_of_batches_of_one_line(proc):
+    lines = damage(drawn_lines(6), 1, 4)
+    steps = list(islice(training_batches(windows(proc, lines, size=1, lanes=1, window=3)), 6))
+    assert [len(batch.names) for (batch,) in steps] == [1] * 6
+    assert sum(len(batch.skipped) for (batch,) in steps) == 2
+
+
+def test_nothing_that_can_be_read(proc):
     lines = damage(drawn_lines(24), *range(24))
-    with pytest.raises(DataError, match=r"of 12 lines, 12 cannot be read.*line\d+\.png: not an image"):
+    with pytest.raises(DataError, match=r"none of 12 lines in a row can be read: line\d+\.png: not an image"):
         next(training_batches(windows(proc, lines)))
 
 

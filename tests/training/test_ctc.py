@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from trocr.training.ctc import PRINTABLE_ASCII, CTCHead, CTCHeadError
 
@@ -83,4 +84,25 @@ def test_a_head_that_is_missing_or_of_another_alphabet(tmp_path):
         head().load(tmp_path / "nothing.safetensors")
     head().save(tmp_path)
     with pytest.raises(CTCHeadError, match=r"holds .*\(4, 8\).* need .*\(5, 8\)"):
-        head(alphabet="abcd").load(tmp_path)
+        head(alphabet="abcd", width=8).load(unnamed(tmp_path))
+    with pytest.raises(
+        CTCHeadError, match=r"reads the alphabet 'abc', wanted is 'abd'; set loss\.ctc_alphabet"
+    ):
+        head(alphabet="abd").load(tmp_path)
+    (tmp_path / "ctc_head.safetensors").write_bytes(b"no head")
+    with pytest.raises(CTCHeadError, match=r"is no CTC head, or damaged"):
+        head().load(tmp_path)
+
+
+def test_a_head_that_does_not_say_its_alphabet_is_taken(tmp_path):
+    head().save(tmp_path)
+    other = head()
+    torch.nn.init.zeros_(other.proj.weight)
+    other.load(unnamed(tmp_path))
+    assert other.proj.weight.any()
+
+
+def unnamed(folder):
+    path = folder / "unnamed.safetensors"
+    save_file(load_file(folder / "ctc_head.safetensors"), path)
+    return path

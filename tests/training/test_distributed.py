@@ -19,22 +19,27 @@ RELATIVE = 1e-5
 HERE = Path(__file__).resolve().parent
 
 
+@pytest.fixture(scope="module", params=[("ddp", "lanes"), ("fsdp", "lanes"), ("ddp", "rows")], ids=" ".join)
+def kind_and_cut(request) -> tuple[str, str]:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> tuple[list[list[float]], Path]:
+def alone(kind_and_cut, tmp_path_factory) -> tuple[list[list[float]], Path]:
     folder = tmp_path_factory.mktemp("alone")
-    return run("ddp", folder), folder
+    return run("ddp", kind_and_cut[1], folder), folder
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp"])
-def together(request, tmp_path_factory) -> tuple[list[list[float]], Path]:
-    folder = tmp_path_factory.mktemp(request.param)
+@pytest.fixture(scope="module")
+def together(kind_and_cut, tmp_path_factory) -> tuple[list[list[float]], Path]:
+    folder = tmp_path_factory.mktemp("together")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parents[1]))),
     }
     out = subprocess.run(
-        [*command, str(HERE / "two_processes.py"), request.param, str(folder)],
+        [*command, str(HERE / "two_processes.py"), *kind_and_cut, str(folder)],
         capture_output=True,
         text=True,
         check=False,
@@ -67,10 +72,10 @@ def test_states_are_whole_and_equal(alone, together):
     assert found["optimizer"]["state"].keys() == expected["optimizer"]["state"].keys()
 
 
-def test_one_process_goes_on_from_the_state_of_two(alone, together):
+def test_one_process_goes_on_from_the_state_of_two(alone, together, kind_and_cut):
     list_states(together[1])[0].unlink()
     with pytest.warns(UserWarning, match="saved by 2 processes and 1 resume it"):
-        found = run("ddp", together[1], resume=True)
+        found = run("ddp", kind_and_cut[1], together[1], resume=True)
     assert len(found) == 2
     for mine, other in zip(found, alone[0][3:], strict=True):
         assert mine == pytest.approx(other, rel=RELATIVE)

@@ -1,11 +1,12 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from drawn import Drawn
 
-from trocr.training.monitor import LOG, Monitor, write_options
+from trocr.training.monitor import LOG, Monitor, MonitorError, write_options
 from trocr.training.option_fields import OptionsError
 from trocr.training.steps import Step
 from trocr.training.validation import Sample, Validation
@@ -76,6 +77,52 @@ def test_a_resumed_log_goes_on(tmp_path):
         with Monitor(tmp_path, num_steps=2, start_step=start, log_every=1) as monitor:
             monitor.step(dataclasses.replace(STEP, step=start + 1))
     assert [line["step"] for line in logged(tmp_path)] == [1, 2]
+
+
+def test_what_is_not_logged_yet_is_logged_at_the_end(tmp_path, capsys):
+    with Monitor(tmp_path, num_steps=5, log_every=3) as monitor:
+        for number in range(1, 6):
+            monitor.step(dataclasses.replace(STEP, step=number, loss=number))
+        monitor.say("finished")
+    assert [line.get("step") for line in logged(tmp_path)] == [3, 5, None]
+    assert "step 5 loss 4.5" in capsys.readouterr().err
+
+
+def break_off(folder, error):
+    with Monitor(folder, num_steps=9) as monitor:
+        for number in (1, 2):
+            monitor.step(dataclasses.replace(STEP, step=number, loss=number))
+        raise error
+
+
+def test_what_is_not_logged_yet_is_logged_when_a_run_breaks_off(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        break_off(tmp_path, KeyboardInterrupt())
+    [line] = logged(tmp_path)
+    assert (line["step"], line["loss"]) == (2, 1.5)
+
+
+FULL = Path("/dev/full")  # every write to it finds a full disk
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
+def test_a_log_that_cannot_be_written_is_a_message(tmp_path):
+    (tmp_path / LOG).symlink_to(FULL)
+    told = r"No space left on device\); make room, or choose another run\.output"
+    with pytest.raises(MonitorError, match=told), Monitor(tmp_path, num_steps=9) as monitor:
+        monitor.say("begins")
+    with pytest.raises(MonitorError, match=told), Monitor(tmp_path, num_steps=9) as monitor:
+        monitor.step(STEP)  # logged at the end of the block
+    with pytest.raises(KeyError):  # what broke off the run is not hidden
+        break_off(tmp_path, KeyError())
+
+
+def test_a_folder_that_is_a_file_is_a_message(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(MonitorError, match=r"out: cannot be written \(File exists\); .*another run\.output"):
+        Monitor(tmp_path / "out", num_steps=9)
+    with pytest.raises(MonitorError, match=r"out: cannot be written"):
+        write_options(tmp_path / "out", {})
 
 
 def test_a_validation_is_shown_and_logged(tmp_path, capsys):

@@ -116,3 +116,19 @@ def test_optimizers_that_cannot_be_made():
         build_optimizer(small_model(), OptimizerOptions(name="adamww"))
     with pytest.raises(OptionsError, match=r"optimizer\.betas: sgd takes none"):
         build_optimizer(small_model(), OptimizerOptions(name="sgd", betas=(0.9, 0.99)))
+
+
+def test_optimizers_that_no_run_can_use():
+    with pytest.raises(OptionsError, match=r"optimizer\.name='adahessian' needs second derivatives"):
+        build_optimizer(small_model(), OptimizerOptions(name="adahessian"))
+    with pytest.raises(OptionsError, match=r"'adafactorbv' keeps what cannot be saved in a state \(.*dtype"):
+        build_optimizer(small_model(), OptimizerOptions(name="adafactorbv"))
+
+
+def test_making_an_optimizer_draws_no_random_numbers():
+    model = small_model()
+    torch.manual_seed(3)
+    build_optimizer(model, OptimizerOptions(name="lamb"))
+    found = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(found, torch.rand(1))

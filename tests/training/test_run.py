@@ -5,14 +5,19 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 from drawn import drawn_lines, processor, small_model
+from safetensors.torch import load_file
 
 from trocr import Reader, VisionEncoderDecoderModel
 from trocr.surgery.adapters import load_adapter
+from trocr.training import run as run_module
+from trocr.training.distributed import Processes
+from trocr.training.options import load_options
 from trocr.training.state import load_state
 
 REPO = Path(__file__).resolve().parents[2]
@@ -220,18 +225,68 @@ def test_a_loss_that_is_no_number_stops_with_the_names(train):
         train("optimizer.lr=1e30", "run.ema_decay=0", "schedule.kind=constant")
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_validate_and_export(place, kind):
+def test_a_folder_that_is_a_file(place, train):
+    (place / "out").write_text("")
+    with pytest.raises(SystemExit, match=r"out: cannot be written \(File exists\); make room, or choose"):
+        train()
+
+
+def in_child(*command, **options) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, "scripts/train.py", str(place / "run.toml"), f"run.parallel={kind}", "run.steps=3"],
-        cwd=REPO,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, *map(str, command)]
+    return subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=300, **options)
+
+
+def test_a_disk_that_is_full_at_the_best_checkpoint_costs_nothing(place, train):
+    code = """
+        import resource, signal, sys
+        sys.path.insert(0, "scripts")
+        import train
+        whole = train.Run.save
+        def save(run):
+            whole(run)
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # files end here, as on a full disk
+        train.Run.save = save
+        train.main()
+    """
+    done = in_child("-c", textwrap.dedent(code), place / "run.toml", "run.steps=3", "schedule.decay_steps=6")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith(f"Error: step 3: {place}/out/best is not written: "), done.stderr
+    assert "The same command then goes on from the newest state" in told
+    assert not (place / "out/best/config.json").exists()
+    state = load_state(place / "out/states")
+    assert state["progress"]["best_step"] == 3
+    train("run.steps=3", "schedule.decay_steps=6")  # takes no step
+    found = load_file(place / "out/best/model.safetensors")
+    averages = [value for value in state["ema"].values() if not isinstance(value, int)]
+    assert all(any(torch.equal(tensor, value) for value in averages) for tensor in found.values())
+
+
+def test_all_processes_know_that_a_checkpoint_is_not_written(place, monkeypatch):
+    told = []
+    share = lambda problem: told.append(problem) or "of the main process"  # noqa: E731
+    monkeypatch.setattr(run_module, "from_main", share)
+    here = Processes(rank=1, device=torch.device("cpu"))
+    run = run_module.build_run(load_options(place / "run.toml"), here)
+    with pytest.raises(run_module.RunError, match="of the main process"):
+        run.export("best")
+    assert told == [None]
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_train_validate_and_export_as_one(place, train, kind):
+    command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "scripts/train.py")
+    options = ("run.steps=3", "model.dropout=0")
+    done = in_child(*command, place / "run.toml", f"run.parallel={kind}", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "validation CER" in done.stderr
     assert len(list(Reader(place / "out/best").read([place / "lines/line000.png"]))) == 1
+    lines = (place / "out/log.jsonl").read_text(encoding="utf-8").splitlines()
+    found = losses([json.loads(line) for line in lines])
+    (place / "out/log.jsonl").unlink()
+    (place / "out/states").rename(place / "states")
+    assert found == pytest.approx(losses(train(*options)), rel=1e-5)

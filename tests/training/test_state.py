@@ -1,6 +1,7 @@
 """States on disk: exact resumption, and what is left when saving goes wrong."""
 
 import copy
+import math
 import os
 import random
 import signal
@@ -88,6 +89,30 @@ def test_three_and_three_steps_are_six(tmp_path, optimizer):
     assert second.step == 3
     assert second.train(3) == losses[3:]
     assert_same(second, whole)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.parametrize(
+    "changed",
+    [{"weight_decay": 0.3}, {"betas": (0.5, 0.6), "eps": 1e-3}, {"layer_decay": 0.5}, {"weight_decay": 0.0}],
+    ids=["decay", "betas", "layers", "no decay"],
+)
+def test_changed_options_of_the_optimizer_hold(tmp_path, name, changed):
+    first = Run(name)
+    first.train(2)
+    first.save(tmp_path)
+    second = Run(name, seed=5)
+    second.optimizer = build_optimizer(second.objective, OptimizerOptions(name=name, lr=1e-3, **changed))
+    built = [{k: v for k, v in group.items() if k != "params"} for group in second.optimizer.param_groups]
+    second.resume(tmp_path)
+    for group, numbers in zip(second.optimizer.param_groups, built, strict=True):
+        assert {key: group[key] for key in numbers} == numbers
+        assert group.get("step") == first.optimizer.param_groups[0].get("step")  # LAMB counts here
+    states = {name: first.optimizer.state[p] for name, p in first.objective.named_parameters()}
+    for parameter_name, parameter in second.objective.named_parameters():
+        for key, value in second.optimizer.state.get(parameter, {}).items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(states[parameter_name][key]))
+    assert math.isfinite(second.train(1)[0])
 
 
 def test_resumption_in_a_new_process(tmp_path):

@@ -106,13 +106,23 @@ def test_to_dict_is_json_and_comes_back(tmp_path):
         ("batch.width_buckets=[64, 0]", "batch.width_buckets=[64, 0] must be at least 1"),
         ("batch.micro_batch_size=5", "batch.size=32 must be a multiple of micro_batch_size=5"),
         ("schedule.min_lr=2", "schedule.min_lr must not be above optimizer.lr"),
-        ("run.patience=3", "run.patience needs lines to validate on: set data.val"),
+        ("run.patience=3", "run.patience=3 counts validations, and eval_every=0 has one at the end: set it"),
+        (
+            "loss.ctc_head=x",
+            "loss.ctc_head is set and ctc_weight=0.0 trains without the head: set ctc_weight",
+        ),
+        ("loss.ctc_alphabet=ab", "loss.ctc_alphabet is set and ctc_weight=0.0 trains without the head"),
         ("run=3", "must be table.key=value"),
         ("run.steps.more=3", "steps is a value, not a table"),
     ],
 )
 def test_wrong_values_are_named(tmp_path, change, expected):
     assert expected in message(tmp_path, GOOD, change)
+
+
+def test_early_stopping_needs_lines(tmp_path):
+    text = message(tmp_path, GOOD, "run.patience=3", "run.eval_every=2")
+    assert "run.patience needs lines to validate on: set data.val" in text
 
 
 def test_all_problems_come_in_one_error_that_names_the_file(tmp_path):
@@ -142,7 +152,7 @@ def test_dataclasses_check_without_a_file():
 
 
 @pytest.mark.parametrize(
-    ("size", "micro", "world", "lanes"), [(32, 0, 1, 1), (32, 0, 4, 4), (32, 8, 1, 4), (32, 8, 2, 4)]
+    ("size", "micro", "world", "lanes"), [(32, 0, 1, 1), (32, 0, 4, 1), (32, 8, 1, 4), (32, 8, 2, 4)]
 )
 def test_lanes(size, micro, world, lanes):
     assert BatchOptions(size=size, micro_batch_size=micro).lanes(world) == lanes
@@ -151,5 +161,6 @@ def test_lanes(size, micro, world, lanes):
 def test_lanes_that_cannot_be_shared():
     with pytest.raises(OptionsError, match=r"batch\.size=32 .* 3 processes .* micro-batches of 8; .* 24"):
         BatchOptions(size=32, micro_batch_size=8).lanes(3)
-    with pytest.raises(OptionsError, match="cannot be shared evenly by 3 processes"):
+    with pytest.raises(OptionsError, match="cannot be shared evenly by 3 processes; make it a multiple of 3"):
         BatchOptions(size=32).lanes(3)
+    assert BatchOptions(size=6).lanes(2) == 1

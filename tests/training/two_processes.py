@@ -1,6 +1,6 @@
 """A short run, alone or as one of torchrun's processes; started by test_distributed.py.
 
-Arguments: "ddp" or "fsdp", a folder for states. Prints the losses as JSON.
+Arguments: "ddp" or "fsdp", "lanes" or "rows", a folder for states. Prints the losses as JSON.
 """
 
 import json
@@ -20,9 +20,12 @@ from trocr.training.option_tables import OptimizerOptions
 from trocr.training.state import load_state, restore, save_state
 from trocr.training.steps import train_steps
 
+CUTS = {"lanes": {"size": 3, "lanes": 4}, "rows": {"size": 12, "lanes": 1}}
+"""What the processes share: four micro-batches, or the rows of one."""
+
 
 def run(
-    kind: str, folder: Path, *, steps: int = 5, save_at: int = 3, resume: bool = False
+    kind: str, cut: str, folder: Path, *, steps: int = 5, save_at: int = 3, resume: bool = False
 ) -> list[list[float]]:
     """Take steps, save a state after some, and give loss and gradient norm of each."""
     with processes("cpu") as here:
@@ -38,8 +41,8 @@ def run(
         optimizer = build_optimizer(objective, options)
         ema = EMA(unwrap(objective), 0.9)
         done = restore(load_state(folder), objective, optimizer, ema=ema) if resume else 0
-        # Four micro-batches of three lines of 1 to 12 characters: their numbers of tokens differ.
-        settings = BatchSettings(size=3, lanes=4, window=2, width_buckets=(64, 160), length_multiple=1)
+        # Twelve lines of 1 to 12 characters: their numbers of tokens differ.
+        settings = BatchSettings(window=2, width_buckets=(64, 160), length_multiple=1, **CUTS[cut])
         windows = Windows(drawn_lines(32), processor(), settings)
         batches = training_batches(windows, start_step=done, rank=here.rank, world_size=here.world_size)
         found = []
@@ -63,6 +66,6 @@ def run(
 
 
 if __name__ == "__main__":
-    losses = run(sys.argv[1], Path(sys.argv[2]))
+    losses = run(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
     if losses:
         print(json.dumps(losses))

@@ -4,6 +4,8 @@ Source: original work.
 """
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,11 @@ import click
 from trocr.commands.console import Console, to_bytes
 
 if TYPE_CHECKING:
-    from trocr.data.shards import Packed
+    from trocr.data.packing import Packed
+    from trocr.data.records import LineSource
 
 _KIND = click.option("--kind", default="auto", show_default=True, help="Format of the data.")
+_SKIP_EMPTY = click.option("--skip-empty", is_flag=True, help="Leave lines without text out.")
 
 
 @click.group()
@@ -25,18 +29,18 @@ def data() -> None:
 @data.command()
 @click.argument("source", metavar="SRC")
 @_KIND
+@_SKIP_EMPTY
 @click.option("--model", help="Check texts against its tokenizer and positions too.")
 @click.option("--json", "as_json", is_flag=True, help="All of it as JSON.")
-def inspect(source: str, kind: str, model: str | None, as_json: bool) -> None:
+def inspect(source: str, kind: str, skip_empty: bool, model: str | None, as_json: bool) -> None:
     """Print counts, characters, shapes, and lines that will make trouble.
 
     Exit status 1 when an image cannot be read.
     """
     from trocr.data.inspection import inspect_source, inspection_text
-    from trocr.data.sources import open_source
 
     console = Console()
-    lines = open_source(source, kind=kind)
+    lines = _open(source, kind, skip_empty)
     checks: dict[str, Any] = {}
     if model is not None:
         from trocr.config import VisionEncoderDecoderConfig
@@ -61,61 +65,87 @@ def inspect(source: str, kind: str, model: str | None, as_json: bool) -> None:
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @_KIND
+@_SKIP_EMPTY
 @click.option("--format", "form", type=click.Choice(["tar", "lmdb"]), default="tar", show_default=True)
 @click.option("--lines-per-shard", type=click.IntRange(min=1), default=10_000, show_default=True)
-def pack(source: str, destination: str, kind: str, form: str, lines_per_shard: int) -> None:
+def pack(source: str, destination: str, kind: str, skip_empty: bool, form: str, lines_per_shard: int) -> None:
     """Write lines as tar shards (WebDataset) or as an LMDB.
 
     A line whose image cannot be read is left out, named, and costs exit status 1.
     """
-    from trocr.data.sources import open_source
+    from trocr.data.packing import write_shards
 
-    lines = open_source(source, kind=kind)
+    _check_destination(source, destination)
+    lines = _open(source, kind, skip_empty)
     if form == "tar":
-        from trocr.data.shards import write_shards
-
-        _tell(write_shards(lines, destination, lines_per_shard=lines_per_shard))
+        packed = write_shards(lines, destination, lines_per_shard=lines_per_shard)
     else:
         from trocr.data.lmdb_source import write_lmdb
 
-        _tell(write_lmdb(lines, destination))
+        packed = write_lmdb(lines, destination)
+    _tell(packed)
+    if packed.skipped:
+        click.get_current_context().exit(1)
 
 
 @data.command()
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @_KIND
+@_SKIP_EMPTY
 @click.option("--shares", required=True, help="Such as train=0.8,val=0.1,test=0.1.")
-@click.option("--seed", default=0, show_default=True)
-def split(source: str, destination: str, kind: str, shares: str, seed: int) -> None:
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def split(source: str, destination: str, kind: str, skip_empty: bool, shares: str, seed: int) -> None:
     """Split lines by writer, receipt or document into folders of shards, with a manifest.
 
-    DST gets a folder for each part, and split.json with counts, groups and hashes.
+    DST gets a folder for each part, and split.json with counts, groups and hashes. A line whose image cannot
+    be read is left out, named there and here, and costs exit status 1.
     """
-    from trocr.data.shards import write_shards
-    from trocr.data.sources import open_source
-    from trocr.data.split import manifest, split_by_group, write_manifest
+    from trocr.data.split import split_by_group, write_parts
 
-    lines = open_source(source, kind=kind)
-    parts = split_by_group(lines, _shares(shares), seed=seed)
-    described = manifest(parts, origin=source, seed=seed)
-    for part in parts:
-        packed = write_shards(part.lines, Path(destination) / part.name)
+    wanted = _shares(shares)
+    _check_destination(source, destination)
+    parts = split_by_group(_open(source, kind, skip_empty), wanted, seed=seed)
+    written = write_parts(parts, destination, origin=source, seed=seed)
+    for part, packed in zip(parts, written, strict=True):
         click.echo(to_bytes(f"{part.name}: {len(part.groups)} groups"))
         _tell(packed)
-    write_manifest(Path(destination), described)
+    if any(packed.skipped for packed in written):
+        click.get_current_context().exit(1)
+
+
+def _open(source: str, kind: str, skip_empty: bool) -> "LineSource":
+    from trocr.data.sources import open_source
+
+    return open_source(source, kind=kind, **({"on_empty": "skip"} if skip_empty else {}))
+
+
+def _check_destination(source: str, destination: str) -> None:
+    sources = {Path(source).resolve(), Path(source.partition("#")[0]).resolve()}
+    if Path(destination).resolve() in sources:
+        raise click.BadParameter(f"{destination} is SRC itself; name another folder", param_hint="DST")
 
 
 def _shares(text: str) -> dict[str, float]:
-    shares = {}
+    shares: dict[str, float] = {}
     for item in text.split(","):
-        name, equals, number = item.partition("=")
+        name, equals, number = (part.strip() for part in item.partition("="))
         try:
-            shares[name.strip()] = float(number)
-        except ValueError as error:
-            raise click.BadParameter(f"{item!r} is not NAME=NUMBER", param_hint="--shares") from error
-        if not equals or not name.strip():
-            raise click.BadParameter(f"{item!r} is not NAME=NUMBER", param_hint="--shares")
+            share = float(number)
+        except ValueError:
+            share = math.nan
+        if not equals or not name or math.isnan(share):
+            wrong = "is not NAME=NUMBER"
+        elif not re.fullmatch(r"\w[\w.-]*", name):
+            wrong = "has a name that is no folder's; expected letters, digits and -"
+        elif name in shares:
+            wrong = f"gives {name} a second time"
+        elif not 0 < share < math.inf:
+            wrong = "must be a number above 0"
+        else:
+            shares[name] = share
+            continue
+        raise click.BadParameter(f"{item!r} {wrong}", param_hint="--shares")
     return shares
 
 
@@ -124,5 +154,3 @@ def _tell(packed: "Packed") -> None:
     click.echo(to_bytes(f"{packed.num_lines} lines in {files}"))
     for message in packed.skipped:
         click.echo(to_bytes(message), err=True)
-    if packed.skipped:
-        click.get_current_context().exit(1)

@@ -3,18 +3,22 @@
 Source: original work.
 """
 
+import io
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from trocr.commands.console import Console, to_bytes
+from trocr.commands.console import Console, check_outputs, open_output, to_bytes
 
 if TYPE_CHECKING:
-    from trocr.data.synthetic import SyntheticSettings
+    from trocr.data.synthetic import SyntheticLines, SyntheticSettings
 
 _POSITIVE = click.IntRange(min=1)
+
+MOST_ON_SHEET = 40
+"""Lines that a sheet has room for."""
 
 
 class SettingsError(ValueError):
@@ -41,23 +45,33 @@ def synth(
 
     if output is None and preview is None:
         raise click.UsageError("name a folder OUT, or --preview sheet.png, or both")
+    check_outputs(preview)
     lines = SyntheticLines(_settings(config), seed=seed)
     if preview is not None:
-        from trocr.data.synthetic.sheet import draw_sheet
-
-        draw_sheet([lines[start + number] for number in range(min(num, 40))]).save(preview)
-        click.echo(to_bytes(f"{min(num, 40)} lines on {preview}"))
+        _draw_sheet(lines, range(start, start + min(num, MOST_ON_SHEET)), preview)
+        click.echo(to_bytes(f"{min(num, MOST_ON_SHEET)} lines on {preview}"))
     if output is None:
         return
     chosen = Subset(lines, range(start, start + num))
     if form == "tar":
-        from trocr.data.shards import write_shards
+        from trocr.data.packing import write_shards
 
         packed = write_shards(chosen, output)
         click.echo(to_bytes(f"{packed.num_lines} lines in {len(packed.files)} shards in {output}"))
         return
     _write_folder(chosen, Path(output))
     click.echo(to_bytes(f"{num} lines in {output}"))
+
+
+def _draw_sheet(lines: "SyntheticLines", numbers: range, preview: str) -> None:
+    from trocr.data.synthetic.sheet import draw_sheet
+
+    records = [lines[number] for number in numbers]
+    font = lines.artist.fonts.best_for("".join(record.text for record in records))
+    content = io.BytesIO()
+    draw_sheet(records, font=font).save(content, "PNG")
+    with open_output(preview) as file:
+        click.echo(content.getvalue(), file=file, nl=False)
 
 
 def _settings(config: str | None) -> "SyntheticSettings":
@@ -76,17 +90,16 @@ def _settings(config: str | None) -> "SyntheticSettings":
 
 
 def _write_folder(lines: Any, folder: Path) -> None:
-    from trocr.atomic_write import write_files
+    from trocr.data.packing import staged
 
     if (folder / "labels.tsv").exists():
         raise SettingsError(f"{folder}: holds a labels.tsv already; choose an empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
     console = Console()
     rows = []
-    with console.progress(len(lines)):
+    with staged(folder) as stage, console.progress(len(lines)):
         for record in lines:
             name = f"{record.name}.png"
-            record.open().save(folder / name)
+            record.open().save(stage / name)
             rows.append(f"{name}\t{record.text}\n")
             console.advance()
-    write_files(folder, {"labels.tsv": "".join(rows).encode("utf-8")})
+        (stage / "labels.tsv").write_bytes("".join(rows).encode("utf-8"))

@@ -15,6 +15,14 @@ from PIL import Image, ImageFilter
 
 BICUBIC, BILINEAR, BOX = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.BOX
 
+LEAST_LIGHT = 0.3
+"""Brightness, as a share of the paper's, below which a place counts as ink rather than as shade."""
+
+EVEN_LIGHT = 0.95
+"""Brightness from which no place is in the shade."""
+
+PLANE_FITS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Tone:
@@ -74,12 +82,29 @@ def rotation(image: Image.Image, rng: np.random.Generator, tone: Tone) -> Image.
 
 def thicken(image: Image.Image, rng: np.random.Generator, tone: Tone) -> Image.Image:
     """Ink that has run: the minimum of 3 x 3 pixels."""
-    return image.filter(ImageFilter.MinFilter(3))
+    return Image.fromarray(_of_neighbours(np.minimum, np.asarray(image)))
 
 
 def thin(image: Image.Image, rng: np.random.Generator, tone: Tone) -> Image.Image:
-    """Worn type: the maximum of 3 x 3 pixels, on lines that are high enough to stay readable."""
-    return image.filter(ImageFilter.MaxFilter(3)) if image.height > 34 else image
+    """Worn type: the maximum of 3 x 3 pixels, where strokes are wide enough to leave something."""
+    if image.height <= 34:
+        return image
+    values = np.asarray(image)
+    worn = _of_neighbours(np.maximum, values)
+    regrown = _of_neighbours(np.minimum, worn)  # as before, but for strokes that were lost
+    is_lost = regrown - values.astype(np.float32) > 0.3 * (tone.paper - tone.ink)
+    return Image.fromarray(np.where(is_lost, values, worn))
+
+
+def _of_neighbours(choose: np.ufunc, values: np.ndarray) -> np.ndarray:
+    """Minimum or maximum of 3 x 3 pixels; at the edges, of those that are there."""
+    rows = values.copy()
+    choose(rows[1:], values[:-1], out=rows[1:])
+    choose(rows[:-1], values[1:], out=rows[:-1])
+    found = rows.copy()
+    choose(found[:, 1:], rows[:, :-1], out=found[:, 1:])
+    choose(found[:, :-1], rows[:, 1:], out=found[:, :-1])
+    return found
 
 
 def dots(image: Image.Image, rng: np.random.Generator, tone: Tone) -> Image.Image:
@@ -136,9 +161,32 @@ def noise(image: Image.Image, rng: np.random.Generator, tone: Tone) -> Image.Ima
 
 
 def binarise(image: Image.Image, rng: np.random.Generator, tone: Tone) -> Image.Image:
-    """Black and white, by a threshold between ink and paper."""
+    """Black and white, by a threshold between ink and paper that follows the light."""
     threshold = tone.ink + (tone.paper - tone.ink) * rng.uniform(0.35, 0.65)
-    return image.point([255 if level > threshold else 0 for level in range(256)])
+    is_paper = np.asarray(image) > threshold * _light(image, tone.paper)
+    return Image.fromarray(is_paper.astype(np.uint8) * np.uint8(255))
+
+
+def _light(image: Image.Image, paper: int) -> np.ndarray:
+    """Brightness of the paper as a share of what it was: a plane through what is not ink, (H, W), or 1.
+
+    Blocks of 3 x 3 pixels are fitted; those that are clearly below the plane are ink, and left out the next
+    time.
+    """
+    blocks = np.asarray(image.reduce(3), dtype=np.float64)
+    y, x = np.indices(blocks.shape).reshape(2, -1)
+    terms, values = np.stack([np.ones_like(x), x, y]), blocks.ravel()
+    plane, is_paper = np.zeros(3), np.ones(len(values), dtype=bool)
+    for _ in range(PLANE_FITS):
+        chosen = terms * is_paper
+        plane = np.asarray(np.linalg.lstsq(chosen @ terms.T, chosen @ values, rcond=None)[0])
+        is_paper = values > 0.95 * (plane @ terms)
+    plane = plane / max(paper, 1)
+    across = plane[0] + plane[1] * (np.arange(image.width) - 1) / 3
+    down = plane[2] * (np.arange(image.height) - 1) / 3
+    if across.min() + down.min() > EVEN_LIGHT:
+        return np.ones((1, 1))
+    return np.clip(across[None, :] + down[:, None], LEAST_LIGHT, 1)
 
 
 def jpeg(image: Image.Image, rng: np.random.Generator, tone: Tone) -> Image.Image:

@@ -26,6 +26,7 @@ class Inspection:
 
     Attributes:
         num_lines: all of them.
+        num_empty: lines without text that the source left out.
         num_groups: writers, receipts or documents; 0 where the source does not say.
         num_characters: of all texts.
         characters: character -> count.
@@ -36,12 +37,14 @@ class Inspection:
         same_image: names of lines with the same pixels, in groups.
         odd_spaces: lines with spaces at an end, double ones, or tabs.
         odd_characters: lines with control characters or not in Unicode's form NFC.
-        unrepresentable: lines that the tokenizer does not give back, with what it gives.
-        too_long: lines whose tokens are more than the decoder's positions, with their number.
+        unrepresentable: lines that the tokenizer does not give back, with what it gives; None without one.
+        too_long: lines whose tokens are more than the decoder's positions, with their number; None where that
+            is not known.
         tokens_per_character: of all texts; None without a tokenizer.
     """
 
     num_lines: int
+    num_empty: int
     num_groups: int
     num_characters: int
     characters: dict[str, int]
@@ -52,13 +55,13 @@ class Inspection:
     same_image: tuple[tuple[str, ...], ...]
     odd_spaces: tuple[str, ...]
     odd_characters: tuple[str, ...]
-    unrepresentable: tuple[str, ...]
-    too_long: tuple[str, ...]
+    unrepresentable: tuple[str, ...] | None
+    too_long: tuple[str, ...] | None
     tokens_per_character: float | None
 
     @property
-    def problems(self) -> dict[str, Sequence[Any]]:
-        """Lines that make trouble, by what is wrong."""
+    def problems(self) -> dict[str, Sequence[Any] | None]:
+        """Lines that make trouble, by what is wrong; None for what was not looked for."""
         return {
             "images that cannot be read": self.unreadable,
             "images that come more than once": self.same_image,
@@ -115,6 +118,7 @@ def inspect_source(
             progress()
     return Inspection(
         num_lines=len(source),
+        num_empty=getattr(source, "num_empty", 0),
         num_groups=len(groups - {None}),
         num_characters=characters.total(),
         characters=dict(sorted(characters.items(), key=lambda item: (-item[1], item[0]))),
@@ -123,10 +127,9 @@ def inspect_source(
         aspects=_ordered(counts["aspects"], ASPECTS),
         same_image=tuple(tuple(names) for names in pixels.values() if len(names) > 1),
         tokens_per_character=num_tokens / max(1, characters.total()) if tokenizer is not None else None,
-        **{
-            kind: tuple(found[kind])
-            for kind in ("unreadable", "odd_spaces", "odd_characters", "unrepresentable", "too_long")
-        },
+        unrepresentable=tuple(found["unrepresentable"]) if tokenizer is not None else None,
+        too_long=tuple(found["too_long"]) if tokenizer is not None and max_tokens is not None else None,
+        **{kind: tuple(found[kind]) for kind in ("unreadable", "odd_spaces", "odd_characters")},
     )
 
 
@@ -174,6 +177,8 @@ def inspection_text(found: Inspection, *, title: str) -> str:
         f"  characters  {found.num_characters}, {len(found.characters)} different: "
         + "".join(sorted(character for character in found.characters if character.isprintable())),
     ]
+    if found.num_empty:
+        rows.insert(2, f"  no text     {found.num_empty}, left out")
     if rare:
         rows.append(f"  fewer than 3 times: {' '.join(map(_visible, rare[:40]))}")
     if found.tokens_per_character is not None:
@@ -188,6 +193,9 @@ def inspection_text(found: Inspection, *, title: str) -> str:
         most = max(histogram.values(), default=1)
         rows += [f"    {k:>8} {v:>8} {'#' * round(BAR * v / most)}" for k, v in histogram.items()]
     for name, lines in found.problems.items():
+        if lines is None:
+            rows.append(f"  {name}: not checked, give --model")
+            continue
         rows.append(f"  {name}: {len(lines)}")
         shown = [line if isinstance(line, str) else " = ".join(line) for line in lines[:NAMED]]
         rows += [f"    {line}" for line in shown]

@@ -14,6 +14,18 @@ class DataError(ValueError):
     """Labels or images are missing, or are not what their format says."""
 
 
+def text_problem(text: str) -> str | None:
+    """What keeps a text from being one line of a UTF-8 table; None where nothing does."""
+    for character, name in (("\t", "a tab"), ("\n", "a line's end"), ("\r", "a line's end")):
+        if character in text:
+            return name
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"U+{ord(text[error.start]):04X}, which is no character"
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineRecord:
     """One line of text and where its image comes from.
@@ -38,6 +50,15 @@ class LineRecord:
             ImageError: it is missing or damaged; the message names it.
         """
         return self.opener()
+
+    def stored(self) -> bytes | None:
+        """Content of the file that holds this image alone; None where there is no such file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        stored: Callable[[], bytes | None] | None = getattr(self.opener, "stored", None)
+        return None if stored is None else stored()
 
 
 class LineSource(Protocol):

@@ -5,95 +5,34 @@ Reading by number scans the headers once and then seeks; streaming reads from fr
 Source: the WebDataset format (webdataset.github.io/webdataset, "The WebDataset Format").
 """
 
-import io
 import json
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import glob, has_magic
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
-from PIL import Image
-
-from trocr.data.records import DataError, LineRecord, LineSource
-from trocr.data.sources.listed import IMAGE_SUFFIXES, FileOpener, ListedSource, OnEmpty, Row, some
-from trocr.image_array import ImageError
-from trocr.image_input import load_pixels, open_image
-
-KEPT_SUFFIXES = (".png", ".jpg", ".jpeg")
-"""Images that are packed as they are; others become PNG."""
-
-
-@dataclass(frozen=True, slots=True)
-class TarOpener:
-    """Opens an image inside a tar file.
-
-    Attributes:
-        path: the tar file.
-        offset: where the image begins, in bytes.
-        size: of the image, in bytes.
-        name: of the image in it.
-    """
-
-    path: str
-    offset: int
-    size: int
-    name: str
-
-    def __call__(self) -> Image.Image:
-        """Read and decode it."""
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            return decode(file.read(self.size), f"{self.path}:{self.name}")
-
-
-@dataclass(frozen=True, slots=True)
-class BytesOpener:
-    """Opens an image that was read already."""
-
-    content: bytes
-    name: str
-
-    def __call__(self) -> Image.Image:
-        """Decode it."""
-        return decode(self.content, self.name)
-
-
-def decode(content: bytes, name: str) -> Image.Image:
-    """Decode an image, grey ones as "L", others as "RGB".
-
-    Raises:
-        ImageError: it is damaged; the message has the name.
-    """
-    try:
-        image = load_pixels(content).to_image()
-        return image if image.mode in ("L", "RGB") else open_image(image)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
-
-
-@dataclass
-class _Parts:
-    """What a shard has of one line."""
-
-    fields: dict[str, Any] = field(default_factory=dict)
-    image: Any = None
-
-    def row(self, key: str, place: str) -> Row | None:
-        """The line; None where a part is missing."""
-        text = self.fields.get("text")
-        if self.image is None or not isinstance(text, str):
-            return None
-        group = self.fields.get("group")
-        name = str(self.fields.get("name") or key)
-        return Row(name, text, None if group is None else str(group), self.image, place)
+from trocr.data.records import DataError, LineRecord, LineSource, text_problem
+from trocr.data.sources.listed import (
+    IMAGE_SUFFIXES,
+    SKIP_EMPTY,
+    WRITE_SPACES,
+    ListedSource,
+    OnEmpty,
+    Row,
+    some,
+)
+from trocr.data.sources.openers import BytesOpener, TarOpener
 
 
 def open_shards(path: str | os.PathLike[str], *, on_empty: OnEmpty = "error") -> LineSource:
     """Open shards for reading by number.
+
+    A line's name is what its JSON says, else its key; names that several shards have get the shard's before.
 
     Args:
         path: a .tar, a folder of them, or a pattern: "data-*.tar" or "data-{000..012}.tar".
@@ -101,12 +40,18 @@ def open_shards(path: str | os.PathLike[str], *, on_empty: OnEmpty = "error") ->
     Raises:
         DataError: there is no shard, one is cut short, or a line lacks its image or text.
     """
-    rows: list[Row] = []
-    for shard in shard_files(path):
+    rows: list[list[Row]] = []
+    shards = shard_files(path)
+    for shard in shards:
         with _opened(shard) as tar:
-            found = _collect(_members(tar, shard), shard)
-        rows += found
-    return ListedSource(rows, origin=Path(path), on_empty=on_empty)
+            rows.append(list(_rows(_members(tar, shard), str(shard))))
+    owners = Counter(name for part in rows for name in {row.name for row in part})
+    named = (
+        replace(row, name=f"{shard.stem}/{row.name}") if owners[row.name] > 1 else row
+        for shard, part in zip(shards, rows, strict=True)
+        for row in part
+    )
+    return ListedSource(named, origin=Path(path), on_empty=on_empty)
 
 
 def shard_files(path: str | os.PathLike[str]) -> list[Path]:
@@ -117,7 +62,7 @@ def shard_files(path: str | os.PathLike[str]) -> list[Path]:
     """
     place = Path(path)
     if place.is_dir():
-        files = sorted(place.glob("*.tar"))
+        files = sorted(place.glob("[!.]*.tar"))
     elif place.is_file():
         files = [place]
     else:
@@ -134,7 +79,11 @@ def shard_files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def stream_shards(
-    shards: Iterable[str | os.PathLike[str] | IO[bytes]], *, part: int = 0, parts: int = 1
+    shards: Iterable[str | os.PathLike[str] | IO[bytes]],
+    *,
+    part: int = 0,
+    parts: int = 1,
+    on_empty: OnEmpty = "error",
 ) -> Iterator[LineRecord]:
     """Read shards from front to end, one pass, without seeking.
 
@@ -142,10 +91,11 @@ def stream_shards(
         shards: paths, or files open in binary mode such as a pipe.
         part: which share of the shards is read here: each process or worker takes its own.
         parts: number of shares.
+        on_empty: what to do with lines without text: "error" or "skip".
     Yields:
         The lines; their images are in memory until they are opened.
     Raises:
-        DataError: a shard is cut short, or a line lacks its image or text.
+        DataError: a shard is cut short, or a line lacks its image or text, or its text is not one line.
     """
     for number, shard in enumerate(shards):
         if number % parts != part:
@@ -153,14 +103,38 @@ def stream_shards(
         name = getattr(shard, "name", shard) if hasattr(shard, "read") else shard
         with _opened(shard, stream=True) as tar:
             for row in _rows(_members(tar, name, read=True), str(name)):
-                yield LineRecord(name=row.name, text=row.text, group=row.group, opener=row.opener)
+                if row.text.strip() or on_empty == "error":
+                    yield _record(row)
+
+
+def _record(row: Row) -> LineRecord:
+    problem = text_problem(row.text)
+    if problem:
+        raise DataError(f"{row.place}: the text {row.text[:60]!r} has {problem}. {WRITE_SPACES}")
+    if not row.text.strip():
+        raise DataError(f"{row.place}: has no text. Write it, or {SKIP_EMPTY}")
+    return LineRecord(name=row.name, text=row.text, group=row.group, opener=row.opener)
+
+
+class _Header(tarfile.TarInfo):
+    """A header that must be whole: `tarfile` takes a damaged one, or none, for the end of the file."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a block of 512 bytes; the one of zeros, the end, is left to `tarfile`."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise
+            raise tarfile.ReadError(str(error) if buf else "the end mark is missing") from error
 
 
 def _opened(shard: Any, *, stream: bool = False) -> tarfile.TarFile:
     try:
         if hasattr(shard, "read"):
-            return tarfile.open(fileobj=shard, mode="r|")
-        return tarfile.open(shard, "r|" if stream else "r:")
+            return tarfile.open(fileobj=shard, mode="r|", tarinfo=_Header)
+        return tarfile.open(shard, "r|" if stream else "r:", tarinfo=_Header)
     except tarfile.TarError as error:
         raise DataError(f"{shard}: not a tar file ({error})") from error
     except OSError as error:
@@ -175,17 +149,18 @@ def _members(tar: tarfile.TarFile, shard: Any, *, read: bool = False) -> Iterato
     size = None if read else os.path.getsize(shard)
     try:
         for member in tar:
-            if not member.isfile():
-                continue
             folder, _, base = member.name.rpartition("/")
+            if not member.isfile() or base.startswith("."):  # "._a.png" is macOS's
+                continue
             stem, _, suffix = base.partition(".")
             key, suffix = f"{folder}/{stem}".lstrip("/"), f".{suffix.lower()}"
             if size is not None and member.offset_data + member.size > size:
                 raise DataError(f"{shard}: cut short at {member.name}; pack or copy it again")
-            if suffix not in IMAGE_SUFFIXES or read:
+            is_image = suffix.endswith(IMAGE_SUFFIXES)
+            if not is_image or read:
                 file = tar.extractfile(member)
                 content: Any = b"" if file is None else file.read()
-                if suffix in IMAGE_SUFFIXES:
+                if is_image:
                     content = BytesOpener(content, f"{shard}:{member.name}")
             else:
                 content = TarOpener(str(shard), member.offset_data, member.size, member.name)
@@ -194,40 +169,81 @@ def _members(tar: tarfile.TarFile, shard: Any, *, read: bool = False) -> Iterato
         raise DataError(f"{shard}: damaged or cut short ({error}); pack or copy it again") from error
 
 
-def _collect(members: Iterable[Member], shard: Path) -> list[Row]:
-    return list(_rows(members, str(shard)))
-
-
 def _rows(members: Iterable[Member], shard: str) -> Iterator[Row]:
     """Put files of one key together; they follow one another."""
     current: str | None = None
-    parts = _Parts()
+    files: list[tuple[str, Any]] = []
     for key, suffix, content in members:
         if key != current:
             if current is not None:
-                yield _checked(parts, current, shard)
-            current, parts = key, _Parts()
-        if suffix in IMAGE_SUFFIXES:
-            parts.image = content
-        elif suffix == ".txt":
-            parts.fields.setdefault("text", _text(content, key, shard).rstrip("\r\n"))
-        elif suffix == ".json":
-            parts.fields |= _json(content, key, shard)
+                yield from _lines(current, files, shard)
+            current, files = key, []
+        files.append((suffix, content))
     if current is not None:
-        yield _checked(parts, current, shard)
+        yield from _lines(current, files, shard)
 
 
-def _checked(parts: _Parts, key: str, shard: str) -> Row:
-    row = parts.row(key, f"{shard}:{key}")
-    if row is None:
-        lacks = "image" if parts.image is None else 'text (a .txt, or "text" in a .json)'
+@dataclass
+class _Parts:
+    """What a shard has of one line."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    image: Any = None
+
+    @property
+    def text(self) -> str | None:
+        """Of a JSON's "text", else of a .txt, else of a JSON's "label"."""
+        return next(
+            (
+                self.fields[name]
+                for name in ("text", ".txt", "label")
+                if isinstance(self.fields.get(name), str)
+            ),
+            None,
+        )
+
+
+def _lines(key: str, files: list[tuple[str, Any]], shard: str) -> Iterator[Row]:
+    """The line of a key; several where names differ after the first dot: "p.1.png", "p.1.txt", "p.2.png" ...
+
+    Files that are neither an image nor a text make no line: a README, the index of a shard.
+    """
+    found: dict[str, _Parts] = {}
+    for suffix, content in files:
+        stem, _, ending = suffix.rpartition(".")
+        parts = found.setdefault(stem, _Parts())
+        if f".{ending}" in IMAGE_SUFFIXES:
+            parts.image = content
+        elif ending == "txt":
+            parts.fields[".txt"] = _text(content, key, shard).rstrip("\r\n")
+        elif ending == "json":
+            parts.fields |= _json(content, key, shard)
+    plain = found.pop("", _Parts())
+    if plain.text is None and ".gt" in found:
+        plain.fields |= found.pop(".gt").fields
+    if plain.image is not None and plain.text is not None:
+        yield _row(plain, key, shard)
+        return
+    has_any = any(parts.image is not None or parts.text is not None for parts in (plain, *found.values()))
+    whole = {
+        stem: parts for stem, parts in found.items() if parts.image is not None and parts.text is not None
+    }
+    if plain.image is None and plain.text is None and whole:
+        yield from (_row(parts, f"{key}{stem}", shard) for stem, parts in whole.items())
+    elif has_any:
+        lacks = "image" if plain.image is None else 'text (a .txt, or "text" or "label" in a .json)'
         raise DataError(f"{shard}: {key} has no {lacks}")
-    return row
+
+
+def _row(parts: _Parts, key: str, shard: str) -> Row:
+    group = parts.fields.get("group")
+    name = str(parts.fields.get("name") or key)
+    return Row(name, parts.text or "", None if group is None else str(group), parts.image, f"{shard}:{key}")
 
 
 def _text(content: bytes, key: str, shard: str) -> str:
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{shard}: the text of {key} is not UTF-8") from error
 
@@ -248,93 +264,3 @@ def _expand_braces(pattern: str) -> list[str]:
     first, last = found.groups()
     numbers = range(int(first), int(last) + 1)
     return [pattern[: found.start()] + str(n).zfill(len(first)) + pattern[found.end() :] for n in numbers]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Packed:
-    """What was packed.
-
-    Attributes:
-        num_lines: written.
-        files: of the shards.
-        skipped: messages of lines whose image cannot be read.
-    """
-
-    num_lines: int
-    files: tuple[Path, ...]
-    skipped: tuple[str, ...]
-
-
-def write_shards(
-    source: LineSource,
-    folder: str | os.PathLike[str],
-    *,
-    lines_per_shard: int = 10_000,
-) -> Packed:
-    """Write lines as shards, the same bytes for the same lines.
-
-    PNG and JPEG files are packed as they are, other images as PNG. A shard appears under its name when it is
-    whole.
-
-    Args:
-        source: the lines.
-        folder: made where it is missing; it must not hold shards.
-        lines_per_shard: at most.
-    Raises:
-        DataError: the folder holds shards, or no line can be read.
-    """
-    place = Path(folder)
-    if list(place.glob("*.tar")):
-        raise DataError(f"{place}: holds .tar files already; choose an empty folder")
-    place.mkdir(parents=True, exist_ok=True)
-    files: list[Path] = []
-    skipped: list[str] = []
-    num_lines = 0
-    for start in range(0, len(source), lines_per_shard):
-        path = place / f"lines-{len(files):05}.tar"
-        temporary = place / f".{path.name}.tmp"
-        count = 0
-        try:
-            with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
-                for number in range(start, min(start + lines_per_shard, len(source))):
-                    count += _add(tar, source[number], number, skipped)
-            if count:
-                os.replace(temporary, path)
-                files.append(path)
-                num_lines += count
-        finally:
-            temporary.unlink(missing_ok=True)
-    if not files:
-        raise DataError(f"none of {len(source)} lines can be read: {some(skipped)}")
-    return Packed(num_lines=num_lines, files=tuple(files), skipped=tuple(skipped))
-
-
-def _add(tar: tarfile.TarFile, record: LineRecord, number: int, skipped: list[str]) -> int:
-    try:
-        suffix, image = image_bytes(record)
-    except ImageError as error:
-        skipped.append(f"{record.name}: {error}")
-        return 0
-    about = {"name": record.name, "text": record.text, "group": record.group}
-    content = json.dumps(about, ensure_ascii=False).encode("utf-8")
-    for ending, data in ((suffix, image), (".json", content)):
-        info = tarfile.TarInfo(f"{number:09}{ending}")
-        info.size = len(data)
-        info.mode = 0o644
-        tar.addfile(info, io.BytesIO(data))
-    return 1
-
-
-def image_bytes(record: LineRecord) -> tuple[str, bytes]:
-    """A line's image as file content: (suffix, bytes); unchanged where it is a PNG or JPEG file.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    image = record.open()
-    opener = record.opener
-    if isinstance(opener, FileOpener) and Path(opener.path).suffix.lower() in KEPT_SUFFIXES:
-        return Path(opener.path).suffix.lower(), Path(opener.path).read_bytes()
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    return ".png", content.getvalue()

@@ -8,15 +8,17 @@ Source: original work.
 
 import hashlib
 import json
+import math
+import os
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trocr.atomic_write import write_files
+from trocr.data.packing import Packed, staged, write_shards
 from trocr.data.records import DataError, LineSource
 from trocr.data.sources import Subset
 from trocr.image_array import ImageError
@@ -49,10 +51,10 @@ def split_by_group(source: LineSource, shares: Mapping[str, float], *, seed: int
         shares: name of the part -> its share, in any unit.
         seed: of the order.
     Raises:
-        DataError: lines have no group, there are fewer groups than parts, or a share is not positive.
+        DataError: lines have no group, there are fewer groups than parts, or a share is not a number above 0.
     """
-    if not shares or min(shares.values()) <= 0:
-        raise DataError(f"shares {dict(shares)} must all be above 0")
+    if not shares or not all(0 < share < math.inf for share in shares.values()):
+        raise DataError(f"shares {dict(shares)} must all be above 0, and numbers")
     members: dict[str, list[int]] = defaultdict(list)
     for number in range(len(source)):
         record = source[number]
@@ -87,8 +89,47 @@ def split_by_group(source: LineSource, shares: Mapping[str, float], *, seed: int
     ]
 
 
-def manifest(parts: list[Part], *, origin: str, seed: int) -> dict[str, Any]:
-    """Describe a split: counts, groups, and hashes of labels and images.
+def write_parts(
+    parts: Sequence[Part], folder: str | os.PathLike[str], *, origin: str, seed: int
+) -> list[Packed]:
+    """Write parts as folders of shards, and what is in them as split.json: all of it, or nothing.
+
+    Args:
+        parts: of a split.
+        folder: made where it is missing; it must not hold anything of the parts' names.
+        origin: where the lines are from, for the manifest.
+        seed: of the split, for the manifest.
+    Returns:
+        What was packed of each part.
+    Raises:
+        DataError: two parts hold the same image, no line of a part can be read, or the folder cannot be
+            written.
+    """
+    place = Path(folder)
+    taken = [
+        str(place / name) for name in (MANIFEST, *(part.name for part in parts)) if (place / name).exists()
+    ]
+    if taken:
+        raise DataError(f"{', '.join(taken)}: is there already; choose an empty folder")
+    described = manifest(parts, origin=origin, seed=seed)
+    written = []
+    with staged(place) as stage:
+        for part in parts:
+            packed = write_shards(part.lines, stage / part.name)
+            described["parts"][part.name] |= {
+                "lines": packed.num_lines,
+                "skipped": list(packed.skipped),
+                "sha256_of_files": {file.name: _file_hash(file) for file in packed.files},
+            }
+            files = tuple(place / part.name / file.name for file in packed.files)
+            written.append(replace(packed, files=files))
+        text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
+        (stage / MANIFEST).write_bytes(text.encode("utf-8"))
+    return written
+
+
+def manifest(parts: Sequence[Part], *, origin: str, seed: int) -> dict[str, Any]:
+    """Describe a split: groups, counts of lines that can be read, and hashes of their labels and images.
 
     Raises:
         DataError: two parts hold an image with the same pixels; the message names both lines.
@@ -96,13 +137,14 @@ def manifest(parts: list[Part], *, origin: str, seed: int) -> dict[str, Any]:
     seen: dict[str, tuple[str, str]] = {}
     described: dict[str, Any] = {}
     for part in parts:
-        labels, images = hashlib.sha256(), hashlib.sha256()
+        labels, images, num_lines = hashlib.sha256(), hashlib.sha256(), 0
         for record in part.lines:
-            labels.update(f"{record.name}\t{record.text}\n".encode())
             try:
                 digest = pixel_hash(record.open())
             except ImageError:
-                continue  # `trocr data inspect` names it; training skips it
+                continue  # packing names it
+            num_lines += 1
+            labels.update(f"{record.name}\t{record.text}\n".encode())
             images.update(digest.encode())
             other, name = seen.setdefault(digest, (part.name, record.name))
             if other != part.name:
@@ -111,7 +153,7 @@ def manifest(parts: list[Part], *, origin: str, seed: int) -> dict[str, Any]:
                     "before splitting"
                 )
         described[part.name] = {
-            "lines": len(part.lines),
+            "lines": num_lines,
             "groups": list(part.groups),
             "sha256_of_labels": labels.hexdigest(),
             "sha256_of_pixels": images.hexdigest(),
@@ -119,14 +161,13 @@ def manifest(parts: list[Part], *, origin: str, seed: int) -> dict[str, Any]:
     return {"source": origin, "seed": seed, "parts": described}
 
 
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def pixel_hash(image: Any) -> str:
     """SHA-256 of an image's size, mode and pixels."""
     digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
-
-
-def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write a manifest as JSON."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_files(folder, {MANIFEST: text.encode("utf-8")})

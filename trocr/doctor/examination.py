@@ -3,6 +3,7 @@
 Source: original work.
 """
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -10,16 +11,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trocr.data.records import LineRecord, LineSource
+from trocr.data.records import DataError, LineRecord, LineSource
 from trocr.doctor.findings import DoctorError, Finding, ok, some
 from trocr.doctor.images import check_images
 from trocr.doctor.labels import check_labels
-from trocr.doctor.tokens import check_processor, check_tokens
-from trocr.doctor.trials import check_training
+from trocr.doctor.tokens import check_processor, check_start, check_tokens, start_tokens
+from trocr.doctor.trials import check_training, start_losses
 from trocr.image import ImageError
 from trocr.models import VisionEncoderDecoderModel
 from trocr.processor import TrOCRProcessor
-from trocr.training.lines import training_lines
+from trocr.training.batches import label_ids
+from trocr.training.lines import training_lines, validation_lines
+from trocr.training.option_tables import DataOptions
 from trocr.training.options import TrainingOptions, load_options
 from trocr.training.prepare import prepare
 
@@ -41,7 +44,7 @@ def examine(
     Args:
         target: a training file (.toml), or a checkpoint: shipped name, folder or Hub id.
         data: lines to train on; None takes those of the training file.
-        kind: their format.
+        kind: their format; that of the training file's own lines stands there.
         steps: of the trial on one batch; 0 leaves it out.
         seed: of the choice of lines.
     Yields:
@@ -51,7 +54,8 @@ def examine(
         ValueError: options, checkpoint or data cannot be read; see `load_options`, `load_start` and
             `open_source`.
     """
-    options = _options(os.fspath(target), data, kind)
+    options, lines_options = _options(os.fspath(target), data, kind)
+    is_new = options.model.init == "random"
     prepared = prepare(options)
     objective, processor = prepared.objective, prepared.processor
     model = objective.model
@@ -59,9 +63,12 @@ def examine(
     yield from check_tokens(model, processor)
     processor_findings = list(check_processor(model, processor))
     yield from processor_findings
-    lines = training_lines(options.data)
+    yield from _check_validation(options)
+    lines = training_lines(lines_options)
     records = _choose(lines.source, seed, endless=lines.endless)
-    yield from check_labels([(record.name, record.text) for record in records], model, processor)
+    limit = options.data.label_limit(model.config.decoder.max_position_embeddings)
+    texts = [(record.name, record.text) for record in records]
+    yield from check_labels(texts, model, processor, limit=limit, ctc=objective.ctc)
     opened, damaged = _open(records)
     if damaged:
         yield Finding(
@@ -71,29 +78,54 @@ def examine(
             "training skips them, and says so each time",
             "repair them or take them out",
         )
-    if not opened:
-        return
-    if any(finding.severity == "error" for finding in processor_findings):
-        return  # the model cannot take these images
-    yield from check_images(opened, processor)
-    limit = model.config.decoder.max_position_embeddings
-    tokens = processor.tokenizer
-    short = [line for line in opened if len(tokens(line[1])["input_ids"]) < limit][:NUM_TRIAL]
-    if short and _fits(short, model, processor):
+    short = []
+    if opened and not any(finding.severity == "error" for finding in processor_findings):
+        yield from check_images(opened, processor, is_new=is_new)
+        short = [line for line in opened if len(label_ids(processor, line[1])) <= limit][:NUM_TRIAL]
+    if not _fits(short, model, processor):
+        short = []
+    losses = {}
+    if short and not is_new:
+        starts = {*start_tokens(processor), model.config.decoder_start_token_id}
+        known = [start for start in starts if start is not None]
+        losses = start_losses(objective, processor, short, known)
+    yield from check_start(model, processor, losses, is_new=is_new)
+    if short and model.config.decoder_start_token_id is not None:
         torch.manual_seed(seed)
-        is_new = options.model.init == "random"
         yield from check_training(objective, processor, short, is_new=is_new, steps=steps)
     yield ok("looked at", f"{len(records)} texts, {len(opened)} images, {len(short)} in the trial")
 
 
-def _options(target: str, data: str | None, kind: str) -> TrainingOptions:
+def _options(target: str, data: str | None, kind: str) -> tuple[TrainingOptions, DataOptions]:
+    """The run, and the data options of the lines that are looked at: those of `data`, where it is given."""
     if target.endswith(".toml"):
-        override = [f'data.train=["{data}"]', f'data.kind="{kind}"', "data.shares=[]"] if data else []
-        return load_options(target, override)
+        if data is None:
+            options = load_options(target)
+            return options, options.data
+        path = json.dumps(data, ensure_ascii=False)  # as TOML writes it too
+        only = [f"data.train=[{path}]", "data.shares=[]", "data.synthetic={}"]
+        return load_options(target, only), load_options(target, [*only, f"data.kind={kind}"]).data
     if data is None:
         raise DoctorError("a checkpoint needs lines to be examined with: --data SRC")
     tables = {"model": {"checkpoint": target}, "data": {"train": [data], "kind": kind}, "run": {"steps": 1}}
-    return TrainingOptions.from_dict(tables)
+    options = TrainingOptions.from_dict(tables)
+    return options, options.data
+
+
+def _check_validation(options: TrainingOptions) -> Iterator[Finding]:
+    try:
+        lines = validation_lines(options.data)
+    except DataError as error:
+        yield Finding(
+            "error",
+            "validation lines",
+            str(error),
+            "the run ends with this message before its first step",
+            "correct data.val, or take it out to train without validation",
+        )
+        return
+    if lines is not None:
+        yield ok("validation lines", f"{len(lines)}")
 
 
 def _choose(source: LineSource, seed: int, *, endless: bool) -> list[LineRecord]:

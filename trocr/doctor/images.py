@@ -22,13 +22,14 @@ SQUEEZED = 4.0
 
 
 def check_images(
-    lines: Sequence[tuple[str, str, Image.Image]], processor: TrOCRProcessor
+    lines: Sequence[tuple[str, str, Image.Image]], processor: TrOCRProcessor, *, is_new: bool = False
 ) -> Iterator[Finding]:
     """Look at images as the model gets them.
 
     Args:
         lines: (name, text, image).
         processor: makes pixels of them.
+        is_new: the weights are random, and have seen neither polarity.
     """
     images = [image for _, _, image in lines]
     pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
@@ -52,6 +53,14 @@ def check_images(
             f"{len(dark)} of {len(lines)} images are bright on dark: {some(dark)}",
             "a mixture is learnt more slowly than one polarity",
             "invert them, or leave them if they will come in use too",
+        )
+    elif dark and not is_new:
+        yield Finding(
+            "warning",
+            "polarity",
+            f"all {len(lines)} images are bright on dark: {some(dark)}",
+            "most checkpoints were trained on dark on bright, and read little else at first",
+            "invert the images, here and in use, unless this checkpoint was trained on such lines",
         )
     yield from _room(lines, processor, pixels)
 

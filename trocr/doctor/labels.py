@@ -3,32 +3,43 @@
 Source: unilm `trocr/data.py`: the target is the tokens and `</s>`; positions after it are -100.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from trocr.doctor.findings import Finding, ok, some
 from trocr.models import VisionEncoderDecoderModel
 from trocr.processor import TrOCRProcessor
 from trocr.training.batches import label_ids, pad_labels
+from trocr.training.ctc import CTCHead
 
 UNKNOWN_SHARE = 0.001
-"""Share of unknown tokens from which on there is a warning."""
+"""Share of unknown tokens, or of characters that a CTC head lacks, from which on there is a finding."""
 
 
 def check_labels(
-    texts: Sequence[tuple[str, str]], model: VisionEncoderDecoderModel, processor: TrOCRProcessor
+    texts: Sequence[tuple[str, str]],
+    model: VisionEncoderDecoderModel,
+    processor: TrOCRProcessor,
+    *,
+    limit: int,
+    ctc: CTCHead | None = None,
 ) -> Iterator[Finding]:
     """Look at labels as training makes them.
 
     Args:
         texts: (name, text) of lines.
-        model: its positions bound labels.
+        model: its generation is to write them.
         processor: its tokenizer makes them.
+        limit: most tokens of a label; longer ones are cut.
+        ctc: head that is trained too, or None.
     """
     rows = [label_ids(processor, text) for _, text in texts]
     yield from _round_trip(texts, rows, processor)
     yield from _unknown(rows, processor)
-    yield from _lengths(texts, rows, model)
+    yield from _lengths(texts, rows, model, limit)
     yield from _special(texts, rows, model, processor)
+    if ctc is not None:
+        yield from _alphabet(texts, ctc)
 
 
 def _round_trip(
@@ -75,22 +86,27 @@ def _unknown(rows: Sequence[Sequence[int]], processor: TrOCRProcessor) -> Iterat
 
 
 def _lengths(
-    texts: Sequence[tuple[str, str]], rows: Sequence[Sequence[int]], model: VisionEncoderDecoderModel
+    texts: Sequence[tuple[str, str]],
+    rows: Sequence[Sequence[int]],
+    model: VisionEncoderDecoderModel,
+    limit: int,
 ) -> Iterator[Finding]:
-    limit = model.config.decoder.max_position_embeddings
+    is_own = limit < model.config.decoder.max_position_embeddings
+    bound = "data.max_label_tokens" if is_own else "the decoder's positions"
     cut = [f"{name} ({len(row)})" for (name, _), row in zip(texts, rows, strict=True) if len(row) > limit]
     longest = max(map(len, rows))
     if cut:
         yield Finding(
             "error",
             "length",
-            f"{len(cut)} of {len(rows)} labels have more tokens than {limit}, the decoder's positions: "
-            f"{some(cut)}",
-            "they are cut, without their end token: the model learns to stop in mid-text",
-            "cut these lines in two, take them out, or take a model with more positions",
+            f"{len(cut)} of {len(rows)} labels have more tokens than {limit}, {bound}: {some(cut)}",
+            "they are cut before their end token: the model learns to stop in mid-text",
+            f"raise data.max_label_tokens to {longest}, or set it to 0"
+            if is_own
+            else "cut these lines in two, take them out, or take a model with more positions",
         )
     else:
-        yield ok("length", f"the longest label has {longest} tokens, the decoder {limit} positions")
+        yield ok("length", f"the longest label has {longest} tokens, {bound} are {limit}")
     allowed = _generated(model)
     if allowed is not None and longest > allowed:
         yield Finding(
@@ -100,6 +116,23 @@ def _lengths(
             "long texts are cut when the model reads, in validation too",
             f"set max_new_tokens={longest} or more in generation_config.json",
         )
+
+
+def _alphabet(texts: Sequence[tuple[str, str]], ctc: CTCHead) -> Iterator[Finding]:
+    characters = Counter(character for _, text in texts for character in text)
+    outside = Counter({c: count for c, count in characters.items() if c not in ctc.classes})
+    count, total = outside.total(), max(characters.total(), 1)
+    if count / total > UNKNOWN_SHARE:
+        yield Finding(
+            "warning",
+            "CTC alphabet",
+            f"{count} of {total} characters ({count / total:.1%}) are not in loss.ctc_alphabet: "
+            f"{some([repr(character) for character, _ in outside.most_common()], 10)}",
+            "the head learns to pass over them, and so does the encoder",
+            "add them to loss.ctc_alphabet",
+        )
+    else:
+        yield ok("CTC alphabet", f"{count} of {total} characters are not in it")
 
 
 def _generated(model: VisionEncoderDecoderModel) -> int | None:

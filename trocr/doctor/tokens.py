@@ -4,7 +4,7 @@ Source: all eleven official models start with `</s>` (2), pad with 1 and end wit
 from `</s>`, and public notebooks that start from `<s>` are behind many failed trainings.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from trocr.doctor.findings import Finding, ok
 from trocr.models import VisionEncoderDecoderModel
@@ -16,6 +16,9 @@ IMAGE_STATISTICS = {"mean": 0.5, "std": 0.5}
 """How every official model's pixels are normalised, in all channels."""
 
 
+CLEAR, CLEAR_SHARE = 0.05, 0.1
+"""A start token is worse than another where its loss is higher by so many nats a token and by this share."""
+
 _KEYS = {"end token": "eos_token_id", "padding token": "pad_token_id"}
 
 _WHY = {
@@ -25,14 +28,11 @@ _WHY = {
 
 
 def check_tokens(model: VisionEncoderDecoderModel, processor: TrOCRProcessor) -> Iterator[Finding]:
-    """Compare start, padding and end tokens, and the size of the vocabulary."""
+    """Compare padding and end tokens, and the size of the vocabulary."""
     tokenizer, config = processor.tokenizer, model.config
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-    yield from _same_id("end token", end, config.eos_token_id, model.generation_config.eos_token_id)
-    yield from _same_id(
-        "padding token", tokenizer.pad_token_id, config.pad_token_id, model.generation_config.pad_token_id
-    )
-    yield from _start(model, tokenizer, end)
+    yield from _same_id("end token", end, model)
+    yield from _same_id("padding token", tokenizer.pad_token_id, model)
     rows, size = config.decoder.vocab_size, len(tokenizer)
     if rows < size:
         yield Finding(
@@ -54,14 +54,17 @@ def check_tokens(model: VisionEncoderDecoderModel, processor: TrOCRProcessor) ->
         yield ok("vocabulary", f"{size} tokens, {rows} rows")
 
 
-def _same_id(
-    name: str, tokenizer_id: int | None, config_id: object, generation_id: object
-) -> Iterator[Finding]:
-    generation = generation_id if isinstance(generation_id, list | tuple) else [generation_id]
+def _same_id(name: str, tokenizer_id: int | None, model: VisionEncoderDecoderModel) -> Iterator[Finding]:
+    places = {
+        "the configuration's": model.config,
+        "its decoder's": model.config.decoder,
+        "generation's": model.generation_config,
+    }
+    ids = {place: getattr(holder, _KEYS[name]) for place, holder in places.items()}
     wrong = [
-        f"{where} {found}"
-        for where, found in (("the configuration's", config_id), ("generation's", generation_id))
-        if found is not None and tokenizer_id not in (generation if found is generation_id else [found])
+        f"{place} {found}"
+        for place, found in ids.items()
+        if found is not None and tokenizer_id not in (found if isinstance(found, list | tuple) else [found])
     ]
     if tokenizer_id is None or wrong:
         found = f"the tokenizer's is {tokenizer_id}" + (f", {', '.join(wrong)}" if wrong else "")
@@ -77,7 +80,27 @@ def _same_id(
         yield ok(name, f"{tokenizer_id} everywhere")
 
 
-def _start(model: VisionEncoderDecoderModel, tokenizer: Tokenizer, end: int | None) -> Iterator[Finding]:
+def start_tokens(processor: TrOCRProcessor) -> list[int]:
+    """Tokens that texts may start with: the one of the tokenizer's family first, then the other."""
+    tokenizer = processor.tokenizer
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    ids = [end, tokenizer.cls_token_id]
+    if isinstance(tokenizer, BertTokenizer):
+        ids.reverse()
+    return [id for id in ids if id is not None]
+
+
+def check_start(
+    model: VisionEncoderDecoderModel, processor: TrOCRProcessor, losses: Mapping[int, float], *, is_new: bool
+) -> Iterator[Finding]:
+    """Look at the token that texts start with.
+
+    Args:
+        model: its configuration and generation name it.
+        processor: its tokenizer has a usual one.
+        losses: loss per token by start token, where it could be measured; see `start_losses`.
+        is_new: the weights are random, and learn any start token.
+    """
     trained = model.config.decoder_start_token_id
     generated = model.generation_config.decoder_start_token_id
     if trained is None:
@@ -86,7 +109,7 @@ def _start(model: VisionEncoderDecoderModel, tokenizer: Tokenizer, end: int | No
             "start token",
             "the configuration has no decoder_start_token_id",
             "labels cannot be shifted into the decoder's input",
-            f"set decoder_start_token_id={end} in config.json",
+            f"set decoder_start_token_id={start_tokens(processor)[0]} in config.json",
         )
         return
     if generated is not None and generated != trained:
@@ -98,20 +121,52 @@ def _start(model: VisionEncoderDecoderModel, tokenizer: Tokenizer, end: int | No
             f"set decoder_start_token_id={trained} in generation_config.json too",
         )
         return
-    is_bert = isinstance(tokenizer, BertTokenizer)
-    usual = tokenizer.cls_token_id if is_bert else end
-    if trained != usual:
+    below = model.config.decoder.decoder_start_token_id
+    if below != trained:
         yield Finding(
             "warning",
-            "start token",
-            f"texts start with {trained} ({_token(tokenizer, trained)}); models of this family start with "
-            f"{usual} ({_token(tokenizer, usual)})",
-            "official weights were trained from </s>; from <s> they read worse at first, and labels with <s> "
-            "begin twice",
-            f"set decoder_start_token_id={usual}, unless this checkpoint was trained otherwise",
+            "decoder's start token",
+            f"texts start with {trained}, and decoder.decoder_start_token_id is {below}",
+            "programs that take the decoder's part of the configuration start texts otherwise",
+            "set both in config.json to the token that the weights were trained from",
         )
-    else:
-        yield ok("start token", f"{trained}, in training and generation")
+    yield _usual_start(trained, processor, losses, is_new=is_new)
+
+
+def _usual_start(
+    trained: int, processor: TrOCRProcessor, losses: Mapping[int, float], *, is_new: bool
+) -> Finding:
+    tokenizer = processor.tokenizer
+    usual, *others = start_tokens(processor)
+    rival = usual if trained != usual else others[0] if others else trained
+    own, other = losses.get(trained), losses.get(rival)
+    here = f"{trained} ({_token(tokenizer, trained)})"
+    there = f"{rival} ({_token(tokenizer, rival)})"
+    measured = ""
+    if own is not None and other is not None:
+        measured = f"; these lines cost {own:.2f} a token from {trained} and {other:.2f} from {rival}"
+        if own - other > CLEAR + CLEAR_SHARE * other:
+            return Finding(
+                "error",
+                "start token",
+                f"texts start with {here}, and the weights were trained from {there}{measured}",
+                "the decoder begins with a token that it hardly knows: the usual cause of a CER that does "
+                "not fall although the loss does",
+                f"set decoder_start_token_id={rival} in config.json (top level and decoder) and "
+                "generation_config.json",
+            )
+        if other - own > CLEAR + CLEAR_SHARE * own:
+            return ok("start token", f"{here}, in training and generation{measured}")
+    if trained == usual or is_new:
+        return ok("start token", f"{here}, in training and generation{measured}")
+    return Finding(
+        "warning",
+        "start token",
+        f"texts start with {here}; models of this family start with {there}{measured}",
+        "official weights were trained from </s>; from <s> they read worse at first, and labels with <s> "
+        "begin twice",
+        f"set decoder_start_token_id={usual}, unless this checkpoint was trained otherwise",
+    )
 
 
 def _token(tokenizer: Tokenizer, id: int | None) -> str:

@@ -6,9 +6,10 @@ training neural networks" (2019).
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +24,13 @@ NEAR_RANDOM = 0.15
 PRETRAINED_SHARE = 0.7
 """Share of that loss below which trained weights should begin."""
 
+MISREAD_SHARE = 1.05
+"""Share of that loss above which trained weights read something else than the labels say."""
+
+SEEN = 1.0
+"""Divergence of what is expected with the images of other lines, in nats a token, above which a model reads:
+it was 1.8 to 8 of one that does, and up to 0.7 where the attention to the image was new."""
+
 LEARNT_SHARE = 0.25
 """What may be left of the loss of trained weights after the steps on one batch."""
 
@@ -30,6 +38,36 @@ LEARNT_SHARE_NEW = 0.75
 """The same of random weights, which need hundreds of steps to learn a batch by heart."""
 
 TRIAL_LR = 2e-4
+
+
+@torch.no_grad()
+def start_losses(
+    objective: Objective,
+    processor: TrOCRProcessor,
+    lines: Sequence[tuple[str, str, Image.Image]],
+    starts: Iterable[int],
+) -> dict[int, float]:
+    """Measure the loss per token of lines whose texts start with one token or another.
+
+    Args:
+        objective: what is trained; it stays as it is.
+        processor: of its model.
+        lines: (name, text, image), a batch.
+        starts: ids of the tokens.
+    """
+    model = objective.model
+    kept = model.start_token_id, model.training
+    trial = Objective(model.eval())
+    pixels, labels = _batch(processor, lines)
+    losses = {}
+    try:
+        for start in starts:
+            model.start_token_id = start
+            losses[start] = float(_loss(trial, pixels, labels))
+    finally:
+        model.start_token_id = kept[0]
+        model.train(kept[1])
+    return losses
 
 
 def check_training(
@@ -52,13 +90,10 @@ def check_training(
         lr: of these steps.
     """
     trial = Objective(copy.deepcopy(objective.model), label_smoothing=0.0)
-    images = [image for _, _, image in lines]
-    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-    rows = [label_ids(processor, text) for _, text, _ in lines]
-    labels = pad_labels(rows)
+    pixels, labels = _batch(processor, lines)
     loss = _loss(trial.eval(), pixels, labels)
     first = float(loss.detach())
-    yield from _start(first, processor, trial, is_new=is_new)
+    yield from _start(first, trial, pixels, labels, is_new=is_new)
     if not math.isfinite(first):
         return
     yield from _gradients(trial, objective, loss)
@@ -68,11 +103,30 @@ def check_training(
         yield from _by_heart(trial, pixels, labels, first, goal=goal, steps=steps, lr=lr)
 
 
+def _batch(processor: TrOCRProcessor, lines: Sequence[tuple[str, str, Image.Image]]) -> tuple[Tensor, Tensor]:
+    images = [image for _, _, image in lines]
+    pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    return pixels, pad_labels([label_ids(processor, text) for _, text, _ in lines])
+
+
 def _loss(trial: Objective, pixels: Tensor, labels: Tensor) -> Tensor:
     return trial(pixels, labels).tokens / (labels != -100).sum()
 
 
-def _start(loss: float, processor: TrOCRProcessor, trial: Objective, *, is_new: bool) -> Iterator[Finding]:
+@torch.no_grad()
+def _sees(trial: Objective, pixels: Tensor, labels: Tensor) -> bool:
+    """Whether the image of another line changes what the model expects."""
+    counted = labels != -100
+    own, other = (
+        trial.model(pixel_values=images, labels=labels).logits[counted].float().log_softmax(-1)
+        for images in (pixels, pixels.roll(1, 0))
+    )
+    return float(F.kl_div(other, own, log_target=True, reduction="batchmean")) > SEEN
+
+
+def _start(
+    loss: float, trial: Objective, pixels: Tensor, labels: Tensor, *, is_new: bool
+) -> Iterator[Finding]:
     rows = trial.model.decoder.embed_tokens.num_embeddings
     even = math.log(rows)
     if not math.isfinite(loss):
@@ -91,12 +145,23 @@ def _start(loss: float, processor: TrOCRProcessor, trial: Objective, *, is_new: 
             "the output is not spread evenly: initialisation or scales are off",
             "look at initializer_range and init_std in the configuration",
         )
+    elif not is_new and loss > MISREAD_SHARE * even and _sees(trial, pixels, labels):
+        yield Finding(
+            "error",
+            "loss at start",
+            f"{loss:.2f} with trained weights, which do look at the image; a guess among {rows} tokens costs "
+            f"{even:.2f}",
+            "the model reads something else than the labels say: they belong to other images, or to another "
+            "tokenizer",
+            "compare some images with their labels, and with what `trocr read` makes of them",
+        )
     elif not is_new and loss > PRETRAINED_SHARE * even:
         yield Finding(
             "warning",
             "loss at start",
             f"{loss:.2f} with trained weights; a guess among {rows} tokens costs {even:.2f}",
-            "the model reads next to nothing here: another tokenizer, start token, image size or script",
+            "the model reads next to nothing here: another tokenizer, start token, image size or script; or "
+            "its attention to the image is new (`trocr assemble`), which is in order",
             "see the findings above; read some of these lines with `trocr read` to see what it makes of them",
         )
     else:

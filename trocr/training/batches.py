@@ -3,8 +3,8 @@
 Lines are taken in windows: one window is shuffled lines that are opened, augmented, sorted by width and
 length, and cut into batches of like shape, which come in random order. A *lane* is an endless row of windows;
 there are as many lanes as micro-batches in an optimizer step, and step k takes micro-batch k of every lane.
-Processes share the lanes among them, so that a step sees the same lines however many processes there are. The
-position in the data is one number, the step.
+Processes share the lanes, or the rows of batches where there is one lane: a step sees the same lines however
+many processes there are. The position in the data is one number, the step.
 
 Source: original work; windows sorted by length are the bucketing of arXiv:1409.3215 sec. 3.4.
 """
@@ -14,8 +14,8 @@ import multiprocessing.connection
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class BatchSettings:
             full width.
         full_width_share: share of batches that keep the full width in spite of buckets: the model reads
             padded lines in use.
-        length_multiple: the labels' length is rounded up to a multiple of it.
+        length_multiple: the labels' length is rounded up to a multiple of it, at most to `max_label_tokens`.
         max_label_tokens: the longest label, end token included.
         shuffle: take lines in random order, another one each epoch.
     """
@@ -110,6 +110,7 @@ class Windows(Dataset[list[Batch]]):
         processor: image processor and tokenizer.
         settings: see `BatchSettings`.
         augment: called with the opened image and random numbers of its own, or None.
+        share: (number, of how many): which rows of a batch are made; the shares together are all of its rows.
         endless: the source gives another line for any number (a generator): epochs never repeat.
         teacher_processor: of a teacher that sees images in another way, or None.
     Raises:
@@ -120,6 +121,7 @@ class Windows(Dataset[list[Batch]]):
     processor: TrOCRProcessor
     settings: BatchSettings
     augment: Augment | None = None
+    share: tuple[int, int] = (0, 1)
     endless: bool = False
     teacher_processor: TrOCRProcessor | None = None
     _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
@@ -136,8 +138,10 @@ class Windows(Dataset[list[Batch]]):
     def __getitem__(self, number: int) -> list[Batch]:
         """Make window `number` of all lanes' windows: lane and place in it are `divmod` by the lanes.
 
+        For lines that cannot be read, others of the window are taken again: batches are always full.
+
         Raises:
-            DataError: so few lines can be read that a batch would be empty.
+            DataError: no line of the window can be read.
         """
         first = number * self.lines
         samples, skipped, too_long = [], [], []
@@ -153,11 +157,9 @@ class Windows(Dataset[list[Batch]]):
                 sample.ids[self.settings.max_label_tokens - 1 :] = sample.ids[-1:]
                 too_long.append(record.name)
             samples.append(sample)
-        if len(samples) < self.settings.window:
-            raise DataError(
-                f"of {self.lines} lines, {len(skipped)} cannot be read, which leaves a batch without lines: "
-                f"{'; '.join(skipped[:3])}"
-            )
+        if not samples:
+            raise DataError(f"none of {self.lines} lines in a row can be read: {'; '.join(skipped[:3])}")
+        samples += list(islice(cycle(tuple(samples)), len(skipped)))
         return self._cut(samples, skipped, too_long, number)
 
     def _locate(self, position: int) -> tuple[int, int]:
@@ -169,7 +171,7 @@ class Windows(Dataset[list[Batch]]):
             return place, epoch
         if epoch not in self._orders:
             rng = np.random.default_rng((self.settings.seed, _ORDER, epoch))
-            self._orders = {epoch - 1: self._orders.get(epoch - 1, np.empty(0))} if epoch else {}
+            self._orders = {kept: order for kept, order in self._orders.items() if kept == epoch - 1}
             self._orders[epoch] = rng.permutation(len(self.source))
         return int(self._orders[epoch][place]), epoch
 
@@ -194,8 +196,9 @@ class Windows(Dataset[list[Batch]]):
             width = self.full_width
             if rng.random() >= self.settings.full_width_share:
                 width = max(self._bucket(sample.width) for sample in groups[place])
-            notes = (skipped, too_long) if order == 0 else ((), ())
-            batches.append(self._batch(groups[place], width, *map(tuple, notes)))
+            notes = (skipped, too_long) if order == 0 and self.share[0] == 0 else ((), ())
+            rows = groups[place][self.share[0] :: self.share[1]]
+            batches.append(self._batch(rows, width, *map(tuple, notes)))
         return batches
 
     @property
@@ -220,7 +223,11 @@ class Windows(Dataset[list[Batch]]):
         return Batch(
             pixel_values=pixels,
             teacher_pixel_values=seen,
-            labels=pad_labels([sample.ids for sample in samples], self.settings.length_multiple),
+            labels=pad_labels(
+                [sample.ids for sample in samples],
+                self.settings.length_multiple,
+                most=self.settings.max_label_tokens,
+            ),
             texts=tuple(sample.text for sample in samples),
             names=tuple(sample.name for sample in samples),
             skipped=skipped,
@@ -241,9 +248,12 @@ def label_ids(processor: TrOCRProcessor, text: str) -> list[int]:
     return [*ids, end]
 
 
-def pad_labels(rows: Sequence[Sequence[int]], multiple: int = 1) -> Tensor:
-    """Stack labels as (B, T), -100 after their end, T a multiple of `multiple`."""
-    length = -(-max(map(len, rows)) // multiple) * multiple
+def pad_labels(rows: Sequence[Sequence[int]], multiple: int = 1, *, most: int | None = None) -> Tensor:
+    """Stack labels as (B, T), -100 after their end; T is a multiple of `multiple`, but at most `most`."""
+    longest = max(map(len, rows))
+    length = -(-longest // multiple) * multiple
+    if most is not None:
+        length = max(longest, min(length, most))
     labels = torch.full((len(rows), length), -100, dtype=torch.long)
     for row, ids in zip(labels, rows, strict=True):
         row[: len(ids)] = torch.as_tensor(ids, dtype=torch.long)
@@ -259,20 +269,22 @@ def training_batches(
         windows: where batches come from.
         start_step: the step to begin with, counted from 0.
         rank: of this process.
-        world_size: processes; they share the lanes evenly.
+        world_size: processes; they share the lanes evenly, or the rows of a single lane.
         workers: processes that make windows ahead; 0 makes them here.
     Yields:
         The micro-batches of this process for one step.
     Raises:
         DataError: the lanes cannot be shared evenly; see also `Windows`.
     """
-    lanes = windows.settings.lanes
-    if lanes % world_size:
-        raise DataError(
-            f"{lanes} micro-batches of a step cannot be shared evenly by {world_size} processes; choose a "
-            "batch size that is a multiple of micro_batch_size times the processes"
-        )
+    lanes, size = windows.settings.lanes, windows.settings.size
     mine = range(rank, lanes, world_size)
+    if lanes == 1 and size % world_size == 0:
+        windows, mine = replace(windows, share=(rank, world_size)), range(1)
+    elif lanes % world_size:
+        raise DataError(
+            f"{lanes} micro-batches of a step, of {size} lines, cannot be shared evenly by {world_size} "
+            "processes; choose a batch size that is a multiple of micro_batch_size times the processes"
+        )
     row, skip = divmod(start_step, windows.settings.window)
     loader = DataLoader(
         windows,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -105,11 +106,22 @@ class CTCHead(nn.Module):
         Args:
             path: the file, or the directory that it is in.
         Raises:
-            CTCHeadError: there is no such file, or it is of another width or number of characters.
+            CTCHeadError: there is no such file, it is damaged, or it is of another width or alphabet; of a
+                file that does not say its alphabet, the number of characters must be the same.
         """
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         if not file.is_file():
             raise CTCHeadError(f"{file}: there is no CTC head; leave its path out to start with a new one")
+        try:
+            with safe_open(file, framework="pt") as content:
+                alphabet = (content.metadata() or {}).get("alphabet", self.alphabet)
+        except SafetensorError as error:
+            raise CTCHeadError(f"{file}: is no CTC head, or damaged ({error})") from error
+        if alphabet != self.alphabet:
+            raise CTCHeadError(
+                f"{file}: reads the alphabet {alphabet!r}, wanted is {self.alphabet!r}; set "
+                "loss.ctc_alphabet to that of the head, or leave its path out to start with a new one"
+            )
         tensors = {name.rpartition(".")[2]: tensor.float() for name, tensor in load_file(file).items()}
         wanted = {name: tuple(tensor.shape) for name, tensor in self.proj.state_dict().items()}
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

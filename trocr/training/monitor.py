@@ -6,7 +6,8 @@ Source: original work.
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ SAMPLE_WIDTH = 800
 """Widest sample image in TensorBoard, in pixels."""
 
 
+class MonitorError(ValueError):
+    """A report of a run cannot be written."""
+
+
 class Monitor:
     """Reports of a run, written by the main process; a context manager.
 
@@ -43,6 +48,7 @@ class Monitor:
         rank: of this process: only the first shows and logs its numbers, but all name lines that they skip.
     Raises:
         OptionsError: TensorBoard is not installed.
+        MonitorError: a file cannot be written, here or later.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class Monitor:
         self.rank = rank
         self.is_main = rank == 0
         self.folder = folder
+        self.num_steps = num_steps
         self.log_every = log_every
         self.num_skipped = 0
         self.num_too_long = 0
@@ -65,22 +72,28 @@ class Monitor:
         self._board: Any = None
         if not self.is_main:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._log = (folder / LOG).open("a", encoding="utf-8", buffering=1)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._log = (folder / LOG).open("a", encoding="utf-8", buffering=1)
+            if tensorboard:
+                self._board = _summary_writer(folder / "tensorboard", start_step)
         self._bar = tqdm(total=num_steps, initial=start_step, unit="step", disable=not sys.stderr.isatty())
-        if tensorboard:
-            self._board = _summary_writer(folder / "tensorboard", start_step)
 
     def __enter__(self) -> "Monitor":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Log what has not been logged yet, and close the files."""
         if not self.is_main:
             return
-        self._bar.close()
-        self._log.close()
-        if self._board is not None:
-            self._board.close()
+        quietly = suppress(MonitorError) if error else nullcontext()
+        with quietly, _writing(self.folder), ExitStack() as last:
+            if self._board is not None:
+                last.callback(self._board.close)
+            last.callback(self._log.close)
+            last.callback(self._bar.close)
+            if self._steps:
+                self._flush()
 
     def say(self, text: str, **values: Any) -> None:
         """Show a message, and log it with values; processes but the first show it only."""
@@ -97,7 +110,7 @@ class Monitor:
             return
         self._bar.update()
         self._steps.append(step)
-        if step.step % self.log_every == 0:
+        if step.step % self.log_every == 0 or step.step == self.num_steps:
             self._flush()
 
     def _name(self, step: Step) -> None:
@@ -156,24 +169,44 @@ class Monitor:
         )
         self._scalars("val", {"cer": found.cer, "exact": found.exact}, step)
         if self._board is not None:
-            for place, sample in enumerate(found.samples):
-                self._board.add_image(f"samples/{place}", _picture(sample.image), step, dataformats="HWC")
-                self._board.add_text(f"samples/{place}", _markdown(sample), step)
+            with _writing(self.folder):
+                for place, sample in enumerate(found.samples):
+                    self._board.add_image(f"samples/{place}", _picture(sample.image), step, dataformats="HWC")
+                    self._board.add_text(f"samples/{place}", _markdown(sample), step)
 
     def _scalars(self, group: str, values: dict[str, float], step: int) -> None:
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{group}/{name}", value, step)
+            with _writing(self.folder):
+                for name, value in values.items():
+                    self._board.add_scalar(f"{group}/{name}", value, step)
 
     def _write(self, values: dict[str, Any]) -> None:
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), **values}
-        self._log.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with _writing(self.folder):
+            self._log.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def write_options(folder: Path, options: dict[str, Any]) -> None:
-    """Write the options of a run, defaults included, beside its results."""
+    """Write the options of a run, defaults included, beside its results.
+
+    Raises:
+        MonitorError: they cannot be written.
+    """
     content = json.dumps(options, indent=2, ensure_ascii=False) + "\n"
-    write_files(folder, {"options.json": content.encode("utf-8")})
+    with _writing(folder):
+        write_files(folder, {"options.json": content.encode("utf-8")})
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Put what the system says about a file into words."""
+    try:
+        yield
+    except OSError as error:
+        raise MonitorError(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}); make room, or "
+            "choose another run.output"
+        ) from error
 
 
 def _summary_writer(folder: Path, start_step: int) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
 from trocr.decoder import TextDecoder
 from trocr.encoder import ImageEncoder
@@ -126,7 +127,7 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
         model: where it is to be trained already, wrapped or not.
         options: its name and numbers.
     Raises:
-        OptionsError: no optimizer has this name, or it does not take these options.
+        OptionsError: no optimizer has this name, it does not take these options, or no run can use it.
     """
     groups = parameter_groups(model, weight_decay=options.weight_decay, layer_decay=options.layer_decay)
     given = {"betas": options.betas, "eps": options.eps}
@@ -147,13 +148,28 @@ def _timm_optimizer(
         hint = f"did you mean {near!r}?" if near else "see timm.optim.list_optimizers()"
         raise OptionsError([f"optimizer.name={options.name!r} is unknown, {hint}"])
     info = get_optimizer_info(options.name)
+    if info.second_order:
+        problem = "needs second derivatives, which training does not compute: take another"
+        raise OptionsError([f"optimizer.name={options.name!r} {problem}"])
     takes = {"betas": info.has_betas, "eps": info.has_eps}
     problems = [f"optimizer.{name}: {options.name} takes none" for name in given if not takes[name]]
     if problems:
         raise OptionsError(problems)
-    try:
+
+    def make(parameters: Any) -> torch.optim.Optimizer:
         return create_optimizer_v2(
-            groups, opt=options.name, lr=options.lr, weight_decay=options.weight_decay, **given
+            parameters, opt=options.name, lr=options.lr, weight_decay=options.weight_decay, **given
         )
+
+    try:
+        made = make(groups)
     except (ImportError, AssertionError, TypeError, ValueError) as error:
         raise OptionsError([f"optimizer.name={options.name!r} cannot be made: {error}"]) from error
+    device = groups[0]["params"][0].device
+    trial = nn.ParameterList([torch.ones(2, 2, device=device), torch.ones(2, device=device)])
+    try:  # now, and not when the first state is saved
+        get_optimizer_state_dict(trial, make(trial.parameters()), options=StateDictOptions(cpu_offload=True))
+    except (RuntimeError, AssertionError, TypeError, ValueError, KeyError) as error:
+        problem = f"keeps what cannot be saved in a state ({error}): take another"
+        raise OptionsError([f"optimizer.name={options.name!r} {problem}"]) from error
+    return made

@@ -77,6 +77,10 @@ class DataOptions(Section):
     workers: int = option(0, least=0)
     seed: int = option(0, least=0)
 
+    def label_limit(self, positions: int) -> int:
+        """Most tokens of a label, for a decoder with so many positions."""
+        return min(self.max_label_tokens or positions, positions)
+
     @property
     def has_synthetic(self) -> bool:
         """Whether lines are generated."""
@@ -112,10 +116,11 @@ class BatchOptions(Section):
     Attributes:
         size: lines of an optimizer step, over all processes.
         micro_batch_size: lines that go through the model together; 0 is all of a process's share. A smaller
-            one needs less memory and gives the same step.
+            one needs less memory and gives the same step. With 0 each of several processes opens all lines
+            of a step to find its share; with a number they share that work too.
         width_buckets: widths in pixels that a batch may be cut to, for processors that pad on the right.
         full_width_share: share of batches that keep the full width all the same.
-        length_multiple: the labels' length is rounded up to a multiple of it.
+        length_multiple: the labels' length is rounded up to a multiple of it, at most to the longest allowed.
         window: micro-batches that are sorted and cut together.
     """
 
@@ -140,16 +145,16 @@ class BatchOptions(Section):
         Raises:
             OptionsError: the batch cannot be shared evenly.
         """
-        micro = self.micro_batch_size or self.size // world_size
-        if micro == 0 or self.size % (micro * world_size):
-            unit = f" of {self.micro_batch_size}" if self.micro_batch_size else ""
+        unit = (self.micro_batch_size or 1) * world_size
+        if self.size % unit:
+            parts = f" in micro-batches of {self.micro_batch_size}" if self.micro_batch_size else ""
             raise OptionsError(
                 [
-                    f"batch.size={self.size} cannot be shared evenly by {world_size} processes in "
-                    f"micro-batches{unit}; make it a multiple of {max(micro, 1) * world_size}"
+                    f"batch.size={self.size} cannot be shared evenly by {world_size} processes{parts}; make "
+                    f"it a multiple of {unit}"
                 ]
             )
-        return self.size // micro
+        return self.size // self.micro_batch_size if self.micro_batch_size else 1
 
 
 @_section
@@ -210,6 +215,12 @@ class LossOptions(Section):
     ctc_weight: float = option(0.0, least=0)
     ctc_alphabet: str = ""
     ctc_head: str = ""
+
+    def conflicts(self) -> Iterable[str]:
+        """Name fields that contradict one another."""
+        for name in ("ctc_alphabet", "ctc_head"):
+            if getattr(self, name) and not self.ctc_weight:
+                yield f"{name} is set and ctc_weight=0.0 trains without the head: set ctc_weight, such as 0.3"
 
 
 @_section
@@ -309,3 +320,5 @@ class RunOptions(Section):
         """Name fields that contradict one another."""
         if bool(self.steps) == bool(self.epochs):
             yield f"steps={self.steps} and epochs={self.epochs}: exactly one of them must be set"
+        if self.patience and not self.eval_every:
+            yield f"patience={self.patience} counts validations, and eval_every=0 has one at the end: set it"

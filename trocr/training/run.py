@@ -22,7 +22,7 @@ from trocr.models import VisionEncoderDecoderModel
 from trocr.processor import TrOCRProcessor
 from trocr.surgery.adapters import merge_adapter, save_adapter
 from trocr.training.batches import BatchSettings, Windows, training_batches
-from trocr.training.distributed import Processes, unwrap, wrap
+from trocr.training.distributed import Processes, from_main, unwrap, wrap
 from trocr.training.ema import EMA
 from trocr.training.lines import training_lines, validation_lines
 from trocr.training.objective import Objective
@@ -41,6 +41,10 @@ STATES = "states"
 
 ADAPTER = "adapter"
 """Folder of an adapter, within that of a checkpoint."""
+
+
+class RunError(ValueError):
+    """What a run makes cannot be written."""
 
 
 @dataclass
@@ -155,10 +159,22 @@ class Run:
 
         Args:
             name: folder within the run's.
+        Raises:
+            RunError: it cannot be written, in all processes.
         """
+        problem = None
         with self.whole_model() as objective:
             if objective is not None:
-                self._write(objective, self.folder / name)
+                try:
+                    self._write(objective, self.folder / name)
+                except OSError as error:
+                    problem = (
+                        f"step {self.step}: {self.folder / name} is not written: {error}. The same command "
+                        "then goes on from the newest state"
+                    )
+        problem = from_main(problem)
+        if problem:
+            raise RunError(problem)
 
     def _write(self, objective: Objective, folder: Path) -> None:
         model = objective.model
@@ -247,7 +263,7 @@ def build_run(options: TrainingOptions, here: Processes) -> Run:
         width_buckets=options.batch.width_buckets,
         full_width_share=options.batch.full_width_share,
         length_multiple=options.batch.length_multiple,
-        max_label_tokens=min(options.data.max_label_tokens or limit, limit),
+        max_label_tokens=options.data.label_limit(limit),
     )
     wrapped = wrap(objective, here, options.run.parallel)
     torch.manual_seed(options.run.seed + 1 + here.rank)  # dropout differs among processes

@@ -7,6 +7,7 @@ the state before.
 Source: original work; the gathering of sharded optimizers is `torch.distributed.checkpoint`'s.
 """
 
+import copy
 import os
 import pickle
 import random
@@ -188,6 +189,9 @@ def restore(
 ) -> int:
     """Put a state into the objects of a run that were built as those that saved it.
 
+    The optimizer's groups and their numbers (weight decay, betas, scale ...) stay as they were built, so that
+    options may change between two parts of a run; averages of gradients and counts are the state's.
+
     Random numbers go on where they were, if as many processes train as before; with another number of them a
     warning says that dropout will differ.
 
@@ -198,6 +202,7 @@ def restore(
         EMAError: its averages are those of other parameters.
     """
     options = StateDictOptions(full_state_dict=True)
+    built = [_numbers(optimizer, group) for group in optimizer.param_groups]
     try:  # the optimizer first: PyTorch makes its slots by an update without effect
         set_optimizer_state_dict(objective, optimizer, dict(state["optimizer"]), options=options)
         set_model_state_dict(objective, dict(state["model"]), options=options)
@@ -206,6 +211,11 @@ def restore(
             f"the state of step {state['step']} does not fit this model and optimizer ({error}); resume with "
             "the options that it was saved with, or start in another run.output"
         ) from error
+    # PyTorch has put the numbers of the saved groups, which may be others, over those of the optimizer's.
+    saved = state["optimizer"]["param_groups"][0]
+    counts = {name: value for name, value in saved.items() if name not in ("params", *built[0])}
+    for group, numbers in zip(optimizer.param_groups, built, strict=True):
+        group.update(copy.deepcopy(counts) | numbers)
     if ema is not None and state["ema"] is not None:
         ema.load_state_dict(state["ema"])
     if scaler is not None and state["scaler"] is not None:
@@ -220,6 +230,11 @@ def restore(
             stacklevel=2,
         )
     return int(state["step"])
+
+
+def _numbers(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
+    """What a group was built with, without what the optimizer counts in it."""
+    return {name: value for name, value in group.items() if name in optimizer.defaults or name == "scale"}
 
 
 def changed_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

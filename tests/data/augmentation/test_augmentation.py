@@ -148,6 +148,13 @@ def test_rand_augment_keeps_the_share_that_is_asked_for():
         ("printed", {"degradations": {"blur": 2}}, r"blur=2 must be a number from 0 to 1"),
         ("handwriting", {"elastic": "much"}, r"elastic='much' must be a number"),
         ("scene-text", {"rand_augment": "m9"}, "must be timm's description"),
+        (
+            "scene-text",
+            {"rand_augment": "rand-m5-foo3"},
+            "foo3' must be timm's .*: Unknown RandAugment config",
+        ),
+        ("scene-text", {"rand_augment": 5}, "rand_augment=5 must be timm's description"),
+        ("printed", {"degradations": 3}, "degradations=3 must be a table"),
     ],
 )
 def test_mistakes_are_named(preset, settings, message):

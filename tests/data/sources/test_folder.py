@@ -26,7 +26,7 @@ def labels(folder, content, name="labels.tsv", encoding="utf-8"):
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_labels(folder, start, end):
-    labels(folder, f"{start}a.png\tOne  two{end}{end}b.jpg\t né , \tw1{end}")
+    labels(folder, f"{start}a.png\tOne  two\t{end}{end}b.jpg\t né , \tw1 {end}")
     source = open_source(folder)
     assert texts(source) == [("a.png", "One  two"), ("b.jpg", " né , ")]
     assert [record.group for record in source] == [None, "w1"]
@@ -62,9 +62,41 @@ def test_several_lists_are_read_together(folder):
     assert len(open_source(folder)) == 2
 
 
+def test_lists_that_are_parts_of_a_split(folder):
+    labels(folder, "a.png\tone\n", "gt_train.txt")
+    assert texts(open_source(folder)) == [("a.png", "one")]
+    labels(folder, "b.jpg\ttwo\n", "gt_valid.txt")
+    labels(folder, "c.png\tthree\n", "gt_extra.txt")
+    with pytest.raises(DataError, match=r"gt_extra.txt, gt_train.txt, gt_valid.txt are parts of a split"):
+        open_source(folder)
+    assert texts(open_source(f"{folder}#train")) == [("a.png", "one")]
+    assert texts(open_source(f"{folder}#val")) == [("b.jpg", "two")]
+    assert texts(open_source(f"{folder}#extra")) == [("c.png", "three")]
+    with pytest.raises(DataError, match=r"no gt_test.txt; there is gt_extra.txt, gt_train.txt"):
+        open_source(f"{folder}#test")
+    labels(folder, "a.png\tone\n")
+    with pytest.raises(DataError, match="#test names a part, which iam and gt have; this is labels"):
+        open_source(f"{folder}#test")
+
+
+def test_a_tar_beside_labels_is_not_what_is_read(folder):
+    labels(folder, "a.png\tone\n")
+    (folder / "images.tar").touch()
+    assert texts(open_source(folder)) == [("a.png", "one")]
+
+
+def test_a_folder_that_cannot_be_read(folder, monkeypatch):
+    def refuse(path, pattern):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.glob", refuse)
+    with pytest.raises(DataError, match=rf"{folder}: cannot be read \(Permission denied\)"):
+        open_source(folder)
+
+
 def test_a_text_file_for_each_image(tmp_path):
     write_images(tmp_path, ["w1/a.png", "w1/b.bin.png", "c.nrm.png"])
-    for name, text in (("w1/a", "one\n"), ("w1/b", "two"), ("c", "three\r\n")):
+    for name, text in (("w1/a", "one\n"), ("w1/b", "two"), ("c", "three\r\n"), ("w1/._a", "macOS")):
         (tmp_path / f"{name}.gt.txt").write_text(text, encoding="utf-8")
     source = open_source(tmp_path)
     assert sorted(texts(source)) == [("c.nrm.png", "three"), ("w1/a.png", "one"), ("w1/b.bin.png", "two")]
@@ -92,17 +124,41 @@ def test_json_lines(folder):
             r"labels.tsv:1: no tab; expected file name, TAB, text, found 'a.png one'",
         ),
         ("labels.tsv", "a.png\tone\ttwo\tthree\n", r"labels.tsv:1: 4 columns; .* A text cannot hold tabs"),
+        (
+            "labels.tsv",
+            "a.png\tone\nb.jpg\tTotal\t12.00\nc.png\tx\n",
+            r"but 2 rows of 2 and 1 rows of 3: look at labels.tsv:2\. .* A text cannot hold tabs",
+        ),
+        ("labels.tsv", "\tone\n", r"labels.tsv:1: no file name before the text"),
+        ("labels.tsv", "sub\tone\n", r"1 images are missing: .*sub \(labels.tsv:1\)"),
         ("labels.tsv", "a.png\t \nb.jpg\tx\n", r"1 lines have no text: labels.tsv:1 \(a.png\)"),
         ("labels.tsv", "a.png\n", r"1 lines have no text"),
         ("labels.tsv", "a.png\tone\na.png\ttwo\n", r"come twice: a.png at labels.tsv:1 and labels.tsv:2"),
         ("labels.tsv", "z.png\tone\n", r"1 images are missing: .*z.png \(labels.tsv:1\)"),
         ("metadata.jsonl", "{\n", "metadata.jsonl:1: not a JSON object"),
         ("metadata.jsonl", '{"file_name": "a.png"}\n', "metadata.jsonl:1: no text among the keys file_name"),
+        ("metadata.jsonl", '{"file_name": "", "text": "x"}\n', "metadata.jsonl:1: the file name is empty"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "text": "a\\tb"}\n{"file_name": "b.jpg", "text": "\\udcff"}\n',
+            r"2 texts or names .* metadata.jsonl:1: the text .* has a tab; .*:2: .* has U.DCFF, which is no",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "text": "a\\nb"}\n{"file_name": "b.jpg", "text": ""}\n',
+            r"1 texts or names are not one line .* has a line's end\. Write .*\. 1 lines have no text",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "text": "a", "group": "\\ud800"}\n',
+            r"metadata.jsonl:1: the group .* has U.D800",
+        ),
         ("metadata.jsonl", "[1]\n", "metadata.jsonl:1: list, expected an object"),
     ],
 )
 def test_mistakes_are_named(folder, name, content, message):
     labels(folder, content, name)
+    (folder / "sub").mkdir()
     with pytest.raises(DataError, match=message):
         open_source(folder)
 

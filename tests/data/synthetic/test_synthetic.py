@@ -7,23 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from made_fonts import needs_fonts
 from PIL import Image
 
 from trocr.cli import main
-from trocr.data.degradations import ON_IMAGE, Tone
+from trocr.data.degradations import ON_IMAGE
 from trocr.data.sources import open_source
 from trocr.data.synthetic import SyntheticError, SyntheticLines, SyntheticSettings
-from trocr.data.synthetic.fonts import find_fonts, load_fonts, scan
+from trocr.data.synthetic.fonts import Font, Fonts, find_fonts
 from trocr.data.synthetic.settings import DEGRADATIONS, TEXTS
+from trocr.data.synthetic.sheet import draw_sheet
 from trocr.data.synthetic.texts import Texts
-
-try:
-    load_fonts(SyntheticSettings())
-    HAS_FONTS = True
-except SyntheticError:
-    HAS_FONTS = False
-
-needs_fonts = pytest.mark.skipif(not HAS_FONTS, reason="no fonts on this machine")
 
 
 def content(lines, indices):
@@ -75,6 +69,21 @@ def test_texts_and_images_are_in_order():
         assert values.max() > values.min()
 
 
+def flat_strips(image):
+    """Eighths of a line, from left to right, in which there is nothing to see."""
+    strips = np.array_split(np.asarray(image, dtype=float), 8, axis=1)
+    return sum(np.percentile(strip, 97) - np.percentile(strip, 3) < 12 for strip in strips)
+
+
+@needs_fonts
+def test_degraded_text_can_be_seen():
+    degradations = {**dict.fromkeys(DEGRADATIONS, 0.0), "gradient": 0.5, "thin": 0.5, "binarise": 1.0}
+    lines = SyntheticLines(SyntheticSettings(degradations=degradations), seed=3)
+    long = [line for line in (lines[i] for i in range(200)) if len(line.text) >= 12]
+    assert len(long) > 90
+    assert sum(flat_strips(line.open()) >= 3 for line in long) <= 1
+
+
 @needs_fonts
 def test_undegraded_text_is_drawn_whole():
     """The ink of a line's picture is that of its text: more letters, more ink."""
@@ -106,6 +115,13 @@ def test_numbers_are_often_alone_and_amounts_often_nothing():
     assert max(map(len, found)) == 14
 
 
+def test_long_lines_reach_what_is_asked_for():
+    texts = Texts(SyntheticSettings(max_characters=300))
+    lengths = [len(texts.draw(np.random.default_rng(i))) for i in range(200)]
+    assert 280 < max(lengths) <= 300
+    assert sum(length > 95 for length in lengths) > 30
+
+
 def test_a_corpus_is_read(tmp_path):
     words = [f"w{i:03}" for i in range(80)]
     (tmp_path / "a.txt").write_text(" ".join(words[:40]) + "\n%\n")
@@ -122,25 +138,6 @@ def test_a_corpus_is_read(tmp_path):
         Texts(SyntheticSettings(corpus=(str(tmp_path),), alphabet="xyz"))
     with pytest.raises(SyntheticError, match=r"none\.txt: cannot be read"):
         Texts(SyntheticSettings(words=str(tmp_path / "none.txt")))
-
-
-@pytest.mark.parametrize("name", ON_IMAGE)
-def test_every_degradation_changes_a_line_and_keeps_its_size_in_bounds(name):
-    from PIL import ImageDraw, ImageFont
-
-    image = Image.new("L", (240, 48), 230)
-    ImageDraw.Draw(image).text((8, 8), "Sample 42", fill=20, font=ImageFont.load_default(28))
-    changed = 0
-    for seed in range(12):
-        found = ON_IMAGE[name](image, np.random.default_rng(seed), Tone(230, 20))
-        again = ON_IMAGE[name](image, np.random.default_rng(seed), Tone(230, 20))
-        assert found.mode == "L"
-        assert found.tobytes() == again.tobytes()
-        assert found.height == image.height
-        assert 0.6 * image.width < found.width < 1.4 * image.width
-        changed += found.size != image.size or found.tobytes() != image.tobytes()
-        assert np.asarray(found).std() > 2  # there is still something to read
-    assert changed >= 10
 
 
 def test_all_degradations_have_a_probability():
@@ -166,30 +163,14 @@ def test_all_degradations_have_a_probability():
         ({"texts": dict.fromkeys(TEXTS, 0)}, "leaves no kind of text"),
         ({"degradations": {"blurr": 0.1}}, "degradations.blurr is unknown, did you mean 'blur'"),
         ({"degradations": {"blur": 1.5}}, r"degradations.blur=1.5 must be 0 to 1"),
+        ({"degradations": {"blur": "x"}}, r"degradations.blur='x' must be 0 to 1"),
+        ({"texts": {"words": "a"}}, r"texts.words='a' must be a number, at least 0"),
+        ({"texts": {"words": float("inf")}}, r"texts.words=inf must be a number"),
     ],
 )
 def test_mistakes_in_settings(values, message):
     with pytest.raises(SyntheticError, match=message):
         SyntheticSettings.from_dict(values)
-
-
-def test_missing_fonts(tmp_path):
-    with pytest.raises(SyntheticError, match="nowhere does not exist"):
-        load_fonts(SyntheticSettings(fonts=("nowhere",)))
-    with pytest.raises(SyntheticError, match=r"no fonts \(.ttf, .otf\) in"):
-        load_fonts(SyntheticSettings(fonts=(str(tmp_path),)))
-    (tmp_path / "broken.ttf").write_bytes(b"no font")
-    with pytest.raises(SyntheticError, match="none of 1 fonts has all of the alphabet"):
-        load_fonts(SyntheticSettings(fonts=(str(tmp_path),)))
-    assert find_fonts([str(tmp_path)], ["bro*"]) == []
-
-
-@needs_fonts
-def test_a_font_that_lacks_characters_is_found_out():
-    path = find_fonts([], ())[0]
-    font = scan(path, "ab\u0378")
-    assert font is not None
-    assert "\u0378" in font.missing
 
 
 @needs_fonts
@@ -218,6 +199,34 @@ def test_command_writes_lines_and_a_sheet(tmp_path):
     done = CliRunner().invoke(main, ["synth", str(tmp_path / "x"), "--config", str(config)])
     assert "no table [synthetic]" in done.output
     assert CliRunner().invoke(main, ["synth"]).exit_code == 2
+
+
+@needs_fonts
+def test_where_command_cannot_write(tmp_path):
+    (tmp_path / "file").touch()
+    for arguments, message in (
+        ([str(tmp_path / "new"), "--preview", str(tmp_path / "none/s.png")], "there is no folder"),
+        ([str(tmp_path / "file")], "file: cannot be written"),
+        ([str(tmp_path / "file"), "--format", "tar"], "file: cannot be written"),
+    ):
+        done = CliRunner().invoke(main, ["synth", "--num", "2", *arguments])
+        assert done.exit_code == 1
+        assert message in done.output
+        assert isinstance(done.exception, SystemExit)
+    assert not (tmp_path / "new").exists()
+
+
+@needs_fonts
+def test_the_sheet_is_written_in_a_font_that_has_the_texts():
+    path = find_fonts([], ())[0]
+    fonts = Fonts(
+        [Font(path, "b—", False), Font("right.ttf", "a", False), Font("m.ttf", "—", True)], monospaced_share=0
+    )
+    assert fonts.best_for("b — b").path == "right.ttf"
+    line = SyntheticLines(SyntheticSettings(alphabet="abc—"))[0]
+    plain, other = draw_sheet([line]), draw_sheet([line], font=Font(path, "", False))
+    assert plain.size == other.size
+    assert plain.tobytes() != other.tobytes()
 
 
 @needs_fonts

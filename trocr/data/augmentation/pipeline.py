@@ -41,9 +41,7 @@ class RandAugment:
 
     @cached_property
     def _transform(self) -> Any:
-        from timm.data.auto_augment import rand_augment_transform
-
-        return rand_augment_transform(self.config, {"img_mean": (255, 255, 255)})
+        return _timm_transform(self.config)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Augment; timm draws from the global random numbers, which are put back afterwards."""
@@ -58,6 +56,23 @@ class RandAugment:
             random.setstate(before)
             np.random.set_state(before_numpy)
         return changed if image.mode == "RGB" else changed.convert(image.mode)
+
+
+def _timm_transform(config: str) -> Any:
+    """Make timm's transform.
+
+    Raises:
+        AugmentationError: timm does not know the description.
+    """
+    from timm.data.auto_augment import rand_augment_transform
+
+    try:
+        return rand_augment_transform(config, {"img_mean": (255, 255, 255)})
+    except (AssertionError, AttributeError, ValueError, KeyError, IndexError, TypeError) as error:
+        reason = f": {error}" if str(error) else ""
+        raise AugmentationError(
+            f'rand_augment={config!r} must be timm\'s description, such as "rand-m5-n3-mstd0.5-inc1"{reason}'
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -190,12 +205,15 @@ def build_augmentation(
         if key not in _TAKES[preset]:
             near = _nearest(key, _TAKES[preset])
             raise AugmentationError(f"augmentation.settings.{key} is unknown to the preset {preset!r}{near}")
-    chosen = _DEFAULTS[preset]
-    table = {**chosen.degradations, **given.pop("degradations", {})}
+    chosen, own = _DEFAULTS[preset], given.pop("degradations", {})
+    if not isinstance(own, Mapping):
+        raise AugmentationError(f"degradations={own!r} must be a table of names and probabilities")
+    table = {**chosen.degradations, **own}
     chosen = replace(chosen, **given, degradations=table)
     _check(chosen)
     operations: list[Augment] = []
     if preset == "scene-text":
+        _timm_transform(chosen.rand_augment)  # a mistake is found here, not by a worker
         operations.append(RandAugment(chosen.rand_augment, chosen.intact))
     if chosen.elastic:
         operations.append(Sometimes(Elastic(strength=chosen.elastic_strength), chosen.elastic))
@@ -221,11 +239,6 @@ def _check(settings: _Settings) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise AugmentationError(f"augmentation.settings.{name}={value!r} must be a number from 0 to 1")
-    if not str(settings.rand_augment).startswith("rand-"):
-        raise AugmentationError(
-            f"rand_augment={settings.rand_augment!r} must be timm's description, such as "
-            '"rand-m5-n3-mstd0.5-inc1"'
-        )
 
 
 def _nearest(name: str, known: tuple[str, ...]) -> str:

@@ -7,12 +7,13 @@ forms or lines, as in jpuigcerver's Laia (egs/iam), which unilm's authors name (
 import html
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
 from trocr.data.records import DataError
-from trocr.data.sources.listed import FileOpener, ListedSource, OnEmpty, Row, missing_images, read_lines, some
+from trocr.data.sources.listed import ListedSource, OnEmpty, Row, missing_images, read_lines, read_xml, some
+from trocr.data.sources.openers import FileOpener
+from trocr.data.sources.parts import spellings
 
-SPLIT_NAMES = ("{}.txt", "{}.uttlist", "{}.lst", "{}set.txt")
+SPLIT_NAMES = ("{}.txt", "{}.uttlist", "{}.lst", "{}set.txt", "{}set1.txt")
 """Names of a split file for a part such as "train"."""
 
 
@@ -27,7 +28,7 @@ def open_iam(
     Args:
         path: folder with lines.txt (or ascii/lines.txt) and lines/, or with xml/ and lines/.
         split: a file with the ids of forms or lines, or the name of one in the folders `path` and
-            `path`/splits, without its ending: "train".
+            `path`/splits, without its ending: "train"; "val" finds "valid" and "validation" too.
         only_ok: leave out lines whose segmentation is marked "err". The paper's splits keep them.
         on_empty: see `ListedSource`.
     Raises:
@@ -71,10 +72,7 @@ def _from_xml(path: Path, only_ok: bool) -> Iterator[Entry]:
     if not files:
         raise DataError(f"{path}: neither lines.txt nor ascii/lines.txt nor xml/*.xml, as IAM has them")
     for file in files:
-        try:
-            form = ElementTree.parse(file).getroot()
-        except ElementTree.ParseError as error:
-            raise DataError(f"{file}: not well-formed XML ({error})") from error
+        form = read_xml(file)
         group = form.get("writer-id") or form.get("id") or file.stem
         for line in form.iter("line"):
             identity, text = line.get("id"), line.get("text")
@@ -108,11 +106,12 @@ def _split_file(path: Path, split: str) -> Path:
     given = Path(split)
     if given.is_file():
         return given
-    tried = [folder / name.format(split) for folder in (path, path / "splits") for name in SPLIT_NAMES]
-    for file in tried:
-        if file.is_file():
-            return file
-    raise DataError(f"{path}: no split {split!r}; looked for {', '.join(map(str, tried))}")
+    names = [name.format(part) for part in spellings(split) for name in SPLIT_NAMES]
+    for name in names:
+        for file in (path / name, path / "splits" / name):
+            if file.is_file():
+                return file
+    raise DataError(f"{path}: no split {split!r}; looked there and in splits/ for {', '.join(names)}")
 
 
 def _choose(entries: list[Entry], file: Path) -> list[Entry]:

@@ -3,16 +3,16 @@
 Source: original work.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from xml.etree import ElementTree
 
 from PIL import Image
 
-from trocr.data.records import DataError, LineRecord
-from trocr.image_array import ImageError
-from trocr.image_input import load_pixels, open_image
+from trocr.data.records import DataError, LineRecord, text_problem
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".pgm", ".ppm")
 
@@ -21,75 +21,11 @@ OnEmpty = Literal["error", "skip"]
 NAMED = 5
 """Problems that a message lists."""
 
+SKIP_EMPTY = "leave them out: trocr data pack SRC DST --skip-empty"
+"""What a message about lines without text offers."""
 
-@dataclass(frozen=True, slots=True)
-class FileOpener:
-    """Opens an image file."""
-
-    path: str
-
-    def __call__(self) -> Image.Image:
-        """Open it; grey images stay grey."""
-        image = load_pixels(self.path).to_image()
-        return image if image.mode in ("L", "RGB") else open_image(image)
-
-
-@dataclass(frozen=True, slots=True)
-class CropOpener:
-    """Cuts a line out of a page.
-
-    Attributes:
-        path: the page's image.
-        box: (left, top, right, bottom) in pixels, right and bottom not included.
-        polygon: (x, y) corners in pixels; what lies outside is painted in the crop's brightest common
-            colour. Empty keeps the box whole.
-    """
-
-    path: str
-    box: tuple[int, int, int, int]
-    polygon: tuple[tuple[int, int], ...] = ()
-
-    def __call__(self) -> Image.Image:
-        """Open the page and cut."""
-        page = _page(self.path)
-        left, top, right, bottom = self.box
-        box = (max(0, left), max(0, top), min(page.width, right), min(page.height, bottom))
-        if box[0] >= box[2] or box[1] >= box[3]:
-            raise ImageError(
-                f"{self.path}: the line's box {self.box} lies outside the image of {page.width} x "
-                f"{page.height} pixels"
-            )
-        crop = page.crop(box)
-        return _masked(crop, [(x - box[0], y - box[1]) for x, y in self.polygon]) if self.polygon else crop
-
-
-@dataclass(slots=True)
-class _LastPage:
-    path: str = ""
-    image: Image.Image | None = None
-
-
-_last = _LastPage()
-
-
-def _page(path: str) -> Image.Image:
-    """A page's image; the last one is kept, as its lines mostly come together."""
-    if _last.image is None or _last.path != path:
-        _last.image, _last.path = open_image(path), path
-    return _last.image
-
-
-def _masked(crop: Image.Image, polygon: list[tuple[int, int]]) -> Image.Image:
-    """Paint what is outside a polygon in the colour that most bright pixels have."""
-    import numpy as np
-    from PIL import ImageDraw
-
-    mask = Image.new("L", crop.size, 0)
-    ImageDraw.Draw(mask).polygon(polygon, fill=255)
-    grey = np.asarray(crop.convert("L"))
-    bright = np.asarray(crop)[grey >= np.percentile(grey, 60)]
-    paper = tuple(int(value) for value in np.median(bright.reshape(-1, 3), axis=0))
-    return Image.composite(crop, Image.new("RGB", crop.size, paper), mask)
+WRITE_SPACES = "Write spaces for tabs and line ends, and save the file as UTF-8"
+"""What a message about texts of another form than one line says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +54,15 @@ class ListedSource:
         rows: the lines.
         origin: file or folder, for messages.
         on_empty: "error" refuses lines without text, "skip" leaves them out.
+    Attributes:
+        num_empty: lines without text that were left out.
     Raises:
-        DataError: there is no line, a name occurs twice, or lines have no text; the message names the first
-            ones.
+        DataError: there is no line, a name occurs twice, lines have no text, or a text has a tab, a line's
+            end or what cannot be written as UTF-8; one message names the first ones of each.
     """
 
     def __init__(self, rows: Iterable[Row], *, origin: Path, on_empty: OnEmpty = "error") -> None:
-        kept, empty, twice = [], [], []
+        kept, empty, twice, odd = [], [], [], []
         places: dict[str, str] = {}
         for row in rows:
             if not row.text.strip():
@@ -132,15 +70,18 @@ class ListedSource:
                 continue
             if row.name in places:
                 twice.append(f"{row.name} at {places[row.name]} and {row.place}")
+            odd += [f"{row.place}: {what}" for what in _problems(row)]
             places[row.name] = row.place
             kept.append((row.name, row.text, row.group, row.opener))
+        wrong = []
         if twice:
-            raise DataError(f"{origin}: {len(twice)} lines come twice: {some(twice)}")
+            wrong.append(f"{len(twice)} lines come twice: {some(twice)}")
+        if odd:
+            wrong.append(f"{len(odd)} texts or names are not one line of UTF-8: {some(odd)}. {WRITE_SPACES}")
         if empty and on_empty == "error":
-            raise DataError(
-                f"{origin}: {len(empty)} lines have no text: {some(empty)}. Write their text, take them out, "
-                'or open the source with on_empty="skip"'
-            )
+            wrong.append(f"{len(empty)} lines have no text: {some(empty)}. Write their text, or {SKIP_EMPTY}")
+        if wrong:
+            raise DataError(f"{origin}: {'. '.join(wrong)}")
         if not kept:
             raise DataError(f"{origin}: no lines{f' but {len(empty)} without text' if empty else ''}")
         self.num_empty = len(empty)
@@ -157,6 +98,13 @@ class ListedSource:
 
     def __iter__(self) -> Iterator[LineRecord]:
         return (self[index] for index in range(len(self)))
+
+
+def _problems(row: Row) -> Iterator[str]:
+    for what, value in (("text", row.text), ("name", row.name), ("group", row.group or "")):
+        problem = text_problem(value)
+        if problem:
+            yield f"the {what} {value[:60]!r} has {problem}"
 
 
 def some(problems: list[str]) -> str:
@@ -187,6 +135,20 @@ def read_lines(path: Path) -> list[str]:
     return lines[:-1] if lines and not lines[-1] else lines
 
 
+def read_xml(path: Path) -> ElementTree.Element:
+    """Root of an XML file.
+
+    Raises:
+        DataError: it cannot be read, is damaged, or is in an encoding that is not known.
+    """
+    try:
+        return ElementTree.parse(path).getroot()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two are about encodings
+        raise DataError(f"{path}: not well-formed XML ({error})") from error
+
+
 def missing_images(rows: Iterable[tuple[str, Path]], origin: Path) -> None:
     """Check that images are there.
 
@@ -194,19 +156,23 @@ def missing_images(rows: Iterable[tuple[str, Path]], origin: Path) -> None:
         rows: (place in the list, image).
         origin: for messages.
     Raises:
-        DataError: some are not; the message names the first ones.
+        DataError: some are not, or are folders; the message names the first ones.
     """
     folders: dict[Path, set[str]] = {}
     gone = []
     for place, path in rows:
         names = folders.get(path.parent)
         if names is None:
-            try:
-                names = {entry.name for entry in path.parent.iterdir()}
-            except OSError:
-                names = set()
-            folders[path.parent] = names
+            folders[path.parent] = names = _files(path.parent)
         if path.name not in names:
             gone.append(f"{path} ({place})")
     if gone:
         raise DataError(f"{origin}: {len(gone)} images are missing: {some(gone)}")
+
+
+def _files(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()

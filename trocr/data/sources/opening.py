@@ -28,8 +28,6 @@ def _open_lmdb(path: Path, **options: Any) -> LineSource:
 
 
 _KINDS: dict[str, tuple[Callable[..., LineSource], Callable[[Path], bool], str]] = {
-    "shards": (_open_shards, lambda p: _has(p, "*.tar") or p.suffix == ".tar", "*.tar (WebDataset)"),
-    "lmdb": (_open_lmdb, lambda p: (p / "data.mdb").is_file(), "data.mdb (LMDB)"),
     "labels": (
         open_labels,
         lambda p: (p / "labels.tsv").is_file() or p.suffix in (".tsv", ".txt"),
@@ -46,26 +44,40 @@ _KINDS: dict[str, tuple[Callable[..., LineSource], Callable[[Path], bool], str]]
         lambda p: (p / "lines").is_dir() and any((p / n).exists() for n in ("lines.txt", "ascii", "xml")),
         "lines.txt (or ascii/lines.txt, xml/) and lines/ (IAM)",
     ),
-    "gt-texts": (open_gt_texts, lambda p: _has(p, f"**/*{GT_SUFFIX}"), f"*{GT_SUFFIX}"),
+    "gt-texts": (open_gt_texts, lambda p: _has(p, f"**/[!.]*{GT_SUFFIX}"), f"*{GT_SUFFIX}"),
     "sroie": (open_sroie, looks_like_boxes, "box files x1,y1,...,y4,text (SROIE)"),
-    "xml": (open_layout_xml, lambda p: _has(p, "**/*.xml") or p.suffix == ".xml", "*.xml (PAGE or ALTO)"),
+    "shards": (_open_shards, lambda p: _has(p, "[!.]*.tar") or p.suffix == ".tar", "*.tar (WebDataset)"),
+    "lmdb": (_open_lmdb, lambda p: (p / "data.mdb").is_file(), "data.mdb (LMDB)"),
+    "xml": (open_layout_xml, lambda p: _has(p, "**/[!.]*.xml") or p.suffix == ".xml", "*.xml (PAGE or ALTO)"),
 }
+"""Format -> how it is opened, how it is recognised (the first that fits is taken), and by what."""
 
 KINDS = ("auto", *_KINDS)
 """Formats by name; "auto" takes the first that fits."""
+
+WITH_PARTS = ("iam", "gt")
+"""Formats of which "FOLDER#NAME" opens a part."""
 
 
 def open_source(path: str | os.PathLike[str], kind: str = "auto", **options: Any) -> LineSource:
     """Open lines on disk.
 
     Args:
-        path: folder or file. "FOLDER#NAME" opens a part of a source that has parts: IAM's split "train".
+        path: folder or file. "FOLDER#NAME" opens a part of a source that has parts: IAM's split "train", or
+            gt_train.txt.
         kind: one of `KINDS`.
         options: of the format, such as `on_empty="skip"`, `images=` or, for IAM, `split=` and `only_ok=`.
     Raises:
         DataError: there is nothing at `path`, it has no known format, or it is not what its format says.
     """
-    place, part = _split_part(os.fspath(path))
+    try:
+        return _open(os.fspath(path), kind, options)
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+
+
+def _open(path: str, kind: str, options: dict[str, Any]) -> LineSource:
+    place, part = _split_part(path)
     if kind not in KINDS:
         raise DataError(f"kind {kind!r} is unknown, expected one of {', '.join(KINDS)}")
     if not place.exists() and kind != "shards" and not _is_pattern(place):
@@ -73,13 +85,12 @@ def open_source(path: str | os.PathLike[str], kind: str = "auto", **options: Any
     if kind == "auto":
         kind = _recognise(place)
     if part is not None:
-        if kind != "iam":
-            raise DataError(f"{path}: #{part} names a split, which only IAM has; this is {kind}")
-        options.setdefault("split", part)
-    if kind in ("shards", "lmdb"):
-        return _KINDS[kind][0](place, **options)
-    source: LineSource = _KINDS[kind][0](place, **options)
-    return source
+        if kind not in WITH_PARTS:
+            raise DataError(
+                f"{path}: #{part} names a part, which {' and '.join(WITH_PARTS)} have; this is {kind}"
+            )
+        options = {"split": part, **options}
+    return _KINDS[kind][0](place, **options)
 
 
 def _split_part(path: str) -> tuple[Path, str | None]:

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from trocr.data.degradations import ON_IMAGE, Tone
 from trocr.data.synthetic.fonts import Font, Fonts, at_size
+from trocr.data.synthetic.legibility import Legibility
 from trocr.data.synthetic.settings import SyntheticSettings
 from trocr.data.synthetic.texts import Texts
 
@@ -15,6 +16,13 @@ PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-
 """What stands for typographic characters that a font lacks."""
 
 FONT_TRIES = 6
+"""Fonts that are drawn for a text before it is written plainly, or another one is drawn."""
+
+TEXT_TRIES = 30
+"""Texts that are drawn before a single character takes their place."""
+
+FRAGILE = frozenset({"thin", "dots", "fading", "binarise"})
+"""Degradations that fine strokes may not survive; those that leave no text are undone."""
 
 _SCALERS = (
     Image.Resampling.NEAREST,
@@ -47,18 +55,19 @@ class Artist:
         Returns:
             Its text, and its image in mode "L".
         """
-        text = self.texts.draw(rng)
-        font, text = self._font(text, rng)
+        font, text = self._font_and_text(rng)
         paper = int(rng.integers(150, 256)) if rng.random() < 0.7 else 255
         ink = int(rng.integers(0, max(1, min(150, paper - 60)))) if rng.random() < 0.7 else 0
         tone = Tone(paper, ink)
         happens = {name: rng.random() < chance for name, chance in self.probabilities.items()}
         image = self._line(text, font, tone, happens, rng)
+        drawn = Legibility(image, 1 - tone.ink / tone.paper)
         for name in self.probabilities:
             if happens[name]:
                 changed = self._degraded(name, image, rng, tone)
                 low, high = changed.getextrema()
-                if low != high:  # else nothing of the text is left: fine strokes, blurred, under a threshold
+                is_whole = name not in FRAGILE or drawn.holds(changed, is_binary=name == "binarise")
+                if low != high and is_whole:
                     image = changed
         return text, image
 
@@ -67,21 +76,25 @@ class Artist:
             return self._scaled(image, rng)
         return ON_IMAGE[name](image, rng, tone) if name in ON_IMAGE else image
 
-    def _font(self, text: str, rng: np.random.Generator) -> tuple[Font, str]:
-        """Draw a font that has the text's characters; else the text is written with plain ones."""
-        for _ in range(FONT_TRIES):
-            font = self.fonts.draw(rng)
-            if not set(font.missing) & set(text):
+    def _font_and_text(self, rng: np.random.Generator) -> tuple[Font, str]:
+        """Draw a text, and a font that has its characters, or plain ones in place of typographic ones."""
+        for _ in range(TEXT_TRIES):
+            text = self.texts.draw(rng)
+            for _ in range(FONT_TRIES):
+                font = self.fonts.draw(rng)
+                if not set(font.missing) & set(text):
+                    return font, text
+            text = text.translate(PLAIN)
+            if set(text) <= self.texts.allowed - set(font.missing):
                 return font, text
-        plain = text.translate(PLAIN)
-        plain = "".join(character for character in plain if character not in font.missing)
-        return font, " ".join(plain.split()) or "-"
+        known = [character for character in self.texts.characters if character not in font.missing]
+        return font, known[rng.integers(len(known))]
 
     def _line(
         self, text: str, chosen: Font, tone: Tone, happens: dict[str, bool], rng: np.random.Generator
     ) -> Image.Image:
         size = int(rng.integers(self.settings.font_px[0], self.settings.font_px[1] + 1))
-        font = at_size(chosen.path, size)
+        font = at_size(chosen.path, size, chosen.index)
         gap = int(rng.integers(1, max(2, size // 2))) if rng.random() < 0.12 else 0
         left, top, right, bottom = font.getbbox(text)
         right += gap * text.count(" ")

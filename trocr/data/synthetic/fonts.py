@@ -5,10 +5,12 @@ Source: original work; scanning coverage before rendering is what manga-ocr's ge
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from PIL import ImageFont
 
 from trocr.atomic_write import write_files
-from trocr.data.synthetic.settings import SyntheticError, SyntheticSettings
+from trocr.data.synthetic.settings import ASCII, TYPOGRAPHIC, SyntheticError, SyntheticSettings
 
 SYSTEM_FOLDERS = (
     "/usr/share/fonts",
@@ -30,14 +32,20 @@ SYSTEM_FOLDERS = (
     "C:/Windows/Fonts",
 )
 
-SUFFIXES = (".ttf", ".otf")
+SUFFIXES = (".ttf", ".otf", ".ttc")
+
+COLLECTION = ".ttc"
+"""Suffix of a file with several fonts."""
 
 SCAN_PX = 24
 
-_LOOK_ALIKE = set("'`|’‘-–—Il1\"”“,.")
-"""Characters whose glyphs are the same in honest fonts."""
+LEAST_COVERAGE = 0.95
+"""Share of the needed characters that fonts are taken with when none has all."""
 
-_CACHE_VERSION = 1
+_LOOK_ALIKE = set("'`|’‘-–—Il1\"”“,.")
+"""Characters whose glyphs are the same in honest fonts; so are those of letters of different scripts."""
+
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +56,13 @@ class Font:
         path: its file.
         missing: characters of the alphabet that it lacks.
         monospaced: whether all letters are equally wide.
+        index: its number in a file with several.
     """
 
     path: str
     missing: str
     monospaced: bool
+    index: int = 0
 
 
 class Fonts:
@@ -75,6 +85,13 @@ class Fonts:
         family = families[rng.integers(len(families))]
         return family[rng.integers(len(family))]
 
+    def best_for(self, text: str) -> Font:
+        """The first font that has most of a text's characters."""
+        fonts = [
+            font for families in (self.families, self.monospaced) for family in families for font in family
+        ]
+        return min(fonts, key=lambda font: len(set(font.missing) & set(text)))
+
     def __len__(self) -> int:
         return sum(map(len, self.families)) + sum(map(len, self.monospaced))
 
@@ -82,11 +99,12 @@ class Fonts:
 def load_fonts(settings: SyntheticSettings) -> Fonts:
     """Find and check fonts.
 
-    A font is taken when it has a glyph of its own for every ASCII character of the alphabet; what it lacks
-    beyond is noted. Results of the check are kept in the user's cache folder.
+    A font is taken when it has a glyph of its own for every character of the alphabet, but for `TYPOGRAPHIC`
+    ones; where there is none such, those are that have nearly all. What a font lacks is noted. Results of the
+    check are kept in the user's cache folder.
 
     Raises:
-        SyntheticError: none is found, or none has the alphabet.
+        SyntheticError: none is found, or none has nearly all of the alphabet, or no font has a character.
     """
     files = find_fonts(settings.fonts, settings.exclude_fonts)
     if not files:
@@ -96,17 +114,32 @@ def load_fonts(settings: SyntheticSettings) -> Fonts:
             "fonts-dejavu fonts-liberation) or name files or folders in fonts"
         )
     known = _Cache(settings.alphabet)
-    scanned = [known.scan(file) for file in files]
+    scanned = [font for file in files for font in known.scan(file)]
     known.write()
-    needed = {character for character in settings.alphabet if character.isascii()} or set(settings.alphabet)
-    fonts = [font for font in scanned if font is not None and not needed & set(font.missing)]
-    if not fonts:
-        fewest = min((font for font in scanned if font), key=lambda font: len(font.missing), default=None)
-        best = f"; {fewest.path} lacks fewest: {fewest.missing}" if fewest else ""
+    needed = set(settings.alphabet) - set(TYPOGRAPHIC) or set(settings.alphabet)
+    return Fonts(_covering(scanned, needed, len(files)), monospaced_share=settings.monospaced_share)
+
+
+def _covering(fonts: list[Font], needed: set[str], num_files: int) -> list[Font]:
+    """Fonts that have all that is needed; where there is none, those that have nearly all."""
+    lacks = [needed & set(font.missing) for font in fonts]
+    whole = [font for font, lack in zip(fonts, lacks, strict=True) if not lack]
+    if whole:
+        return whole
+    most = (1 - LEAST_COVERAGE) * len(needed)
+    nearly = [font for font, lack in zip(fonts, lacks, strict=True) if len(lack) <= most]
+    alphabet = "".join(sorted(needed))
+    if not nearly:
+        fewest = min(zip(fonts, lacks, strict=True), key=lambda pair: len(pair[1]), default=None)
+        best = f"; {fewest[0].path} lacks fewest: {''.join(sorted(fewest[1]))}" if fewest else ""
+        raise SyntheticError(f"none of {num_files} fonts has all of the alphabet {alphabet!r}{best}")
+    nowhere = set.intersection(*(needed & set(font.missing) for font in nearly))
+    if nowhere:
         raise SyntheticError(
-            f"none of {len(files)} fonts has all of the alphabet {settings.alphabet!r}{best}"
+            f"no font has {''.join(sorted(nowhere))!r} among the {len(nearly)} (of {num_files}) that have "
+            f"nearly all of the alphabet {alphabet!r}; take them out of it, or name fonts with them"
         )
-    return Fonts(fonts, monospaced_share=settings.monospaced_share)
+    return nearly
 
 
 def find_fonts(places: Sequence[str], exclude: Sequence[str]) -> list[str]:
@@ -128,25 +161,25 @@ def find_fonts(places: Sequence[str], exclude: Sequence[str]) -> list[str]:
 
 
 @functools.lru_cache(maxsize=600)
-def at_size(path: str, size: int) -> ImageFont.FreeTypeFont:
+def at_size(path: str, size: int, index: int = 0) -> ImageFont.FreeTypeFont:
     """Open a font at a size in pixels."""
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(path, size, index, layout_engine=ImageFont.Layout.BASIC)
 
 
-def scan(path: str, alphabet: str) -> Font | None:
+def scan(path: str, alphabet: str, index: int = 0) -> Font | None:
     """Check which characters a font has; None where it cannot be opened or drawn.
 
     A character is missing when its glyph is empty, is the one of characters that no font has, or is the same
-    as another character's.
+    as another character's, unless these are letters of different scripts: A may look as Cyrillic А does.
     """
     try:
-        font = ImageFont.truetype(path, SCAN_PX, layout_engine=ImageFont.Layout.BASIC)
+        font = ImageFont.truetype(path, SCAN_PX, index, layout_engine=ImageFont.Layout.BASIC)
         unknown = {bytes(font.getmask(character)) for character in "\uf8fe\u0378"}
         missing: list[str] = []
-        seen: dict[tuple[bytes, float], str] = {}
+        seen: dict[tuple[bytes, float, str], str] = {}
         for character in alphabet:
             drawn = bytes(font.getmask(character))
-            key = (drawn, font.getlength(character))
+            key = (drawn, font.getlength(character), _script(character))
             twin = seen.setdefault(key, character)
             is_twin = twin != character and not {twin, character} <= _LOOK_ALIKE
             if not any(drawn) or drawn in unknown or is_twin:
@@ -154,7 +187,15 @@ def scan(path: str, alphabet: str) -> Font | None:
         widths = {font.getlength(character) for character in "iMW.0"}
     except (OSError, ValueError, SystemError):
         return None
-    return Font(path, "".join(missing), len(widths) == 1)
+    return Font(path, "".join(missing), len(widths) == 1, index)
+
+
+def _script(character: str) -> str:
+    """The script of a letter: "LATIN" for ASCII's signs too; for others the character itself."""
+    if character in ASCII or character in TYPOGRAPHIC:
+        return "LATIN"
+    is_letter = unicodedata.category(character).startswith("L")
+    return unicodedata.name(character, character).split(" ")[0] if is_letter else character
 
 
 class _Cache:
@@ -171,15 +212,15 @@ class _Cache:
         except (OSError, ValueError):
             self.known = {}
 
-    def scan(self, path: str) -> Font | None:
+    def scan(self, path: str) -> list[Font]:
+        """The fonts of a file: one, several of a collection, none of a damaged one."""
         stat = Path(path).stat()
         key = f"{path}|{stat.st_size}|{stat.st_mtime_ns}"
         if key not in self.known:
-            font = scan(path, self.alphabet)
-            self.known[key] = None if font is None else [font.missing, font.monospaced]
+            fonts = list(_scan_file(path, self.alphabet))
+            self.known[key] = [[font.missing, font.monospaced, font.index] for font in fonts]
             self.is_changed = True
-        value = self.known[key]
-        return None if value is None else Font(path, value[0], value[1])
+        return [Font(path, *values) for values in self.known[key]]
 
     def write(self) -> None:
         if self.is_changed:
@@ -187,6 +228,14 @@ class _Cache:
                 write_files(self.path.parent, {self.path.name: json.dumps(self.known).encode()})
             except OSError:
                 return
+
+
+def _scan_file(path: str, alphabet: str) -> Iterator[Font]:
+    for index in itertools.count() if path.lower().endswith(COLLECTION) else (0,):
+        font = scan(path, alphabet, index)
+        if font is None:
+            return
+        yield font
 
 
 def _by_family(fonts: list[Font]) -> list[list[Font]]:

@@ -5,6 +5,7 @@ Source: original work; the mixture is the one that the shipped reader was traine
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -182,8 +183,11 @@ def _check_table(
     for key, value in given.items():
         if key not in known:
             raise SyntheticError(f"{name}.{key} is unknown{nearest(key, list(known))}")
-        if not value >= 0 or (most is not None and value > most):
-            raise SyntheticError(f"{name}.{key}={value} must be {'at least 0' if most is None else '0 to 1'}")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < math.inf or (most is not None and value > most):
+            raise SyntheticError(
+                f"{name}.{key}={value!r} must be {'a number, at least 0' if most is None else '0 to 1'}"
+            )
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from trocr.data.records import LineRecord
+from trocr.data.synthetic.fonts import Font, at_size
 
 LINE_PX = 36
 TEXT_PX = 14
@@ -15,15 +16,16 @@ GAP_PX = 8
 WIDEST_PX = 1400
 
 
-def draw_sheet(lines: Sequence[LineRecord]) -> Image.Image:
+def draw_sheet(lines: Sequence[LineRecord], *, font: Font | None = None) -> Image.Image:
     """Draw lines below one another, each with its text under it.
 
     Args:
         lines: at least one; wide ones are scaled to fit.
+        font: that the texts are written in; None takes Pillow's own, which has few characters beside ASCII.
     Returns:
         Mode "L".
     """
-    font = ImageFont.load_default(TEXT_PX)
+    letters = ImageFont.load_default(TEXT_PX) if font is None else at_size(font.path, TEXT_PX, font.index)
     pictures = []
     for line in lines:
         image = line.open().convert("L")
@@ -36,5 +38,5 @@ def draw_sheet(lines: Sequence[LineRecord]) -> Image.Image:
     for number, (text, picture) in enumerate(pictures):
         top = GAP_PX + number * step
         sheet.paste(picture, (GAP_PX, top))
-        brush.text((GAP_PX, top + LINE_PX + 2), text, fill=0, font=font)
+        brush.text((GAP_PX, top + LINE_PX + 2), text, fill=0, font=letters)
     return sheet

@@ -15,6 +15,9 @@ from trocr.data.synthetic.fields import FIELDS, amount, capital, digits
 from trocr.data.synthetic.settings import SyntheticError, SyntheticSettings
 from trocr.data.synthetic.words import builtin_words
 
+LONG = 95
+"""Characters of the longest lines that texts are made for, where no more are asked for."""
+
 
 class Texts:
     """Texts by kind, for any random numbers.
@@ -50,9 +53,10 @@ class Texts:
         return self.characters[rng.integers(len(self.characters))]
 
     def _length(self, rng: np.random.Generator) -> int:
-        """Characters of a text: short, middle or long lines."""
+        """Characters of a text: short, middle or long lines; these go up to the most, or 95."""
         chance = rng.random()
-        low, high = (1, 12) if chance < 0.25 else (8, 40) if chance < 0.63 else (30, 96)
+        longest = max(LONG, self.settings.max_characters)
+        low, high = (1, 12) if chance < 0.25 else (8, 40) if chance < 0.63 else (30, longest + 1)
         return min(self.settings.max_characters, int(rng.integers(low, high)))
 
     def _fit(self, text: str, length: int, rng: np.random.Generator, *, whole: bool) -> str:
@@ -75,14 +79,14 @@ class Texts:
     def sentences(self, rng: np.random.Generator, length: int) -> str:
         """A stretch of the corpus; without one, words with punctuation."""
         if not self.corpus:
-            return self._made_up(rng)
+            return self._made_up(rng, 18 if length <= LONG else 4 + length // 3)
         count = 4 + length // 3
         start = rng.integers(max(1, len(self.corpus) - count))
         text = " ".join(self.corpus[start : start + count])
         return text.upper() if rng.random() < 0.05 else text
 
-    def _made_up(self, rng: np.random.Generator) -> str:
-        words = [self.word(rng) for _ in range(18)]
+    def _made_up(self, rng: np.random.Generator, count: int) -> str:
+        words = [self.word(rng) for _ in range(count)]
         words[0] = words[0].capitalize()
         for place in range(len(words) - 1):
             chance = rng.random()
@@ -104,7 +108,7 @@ class Texts:
 
     def book(self, rng: np.random.Generator, length: int) -> str:
         """A line of book print: typographic quotes and dashes, a hyphen at the end, a chapter's number."""
-        text = self.sentences(rng, 95)
+        text = self.sentences(rng, max(LONG, length))
         chance = rng.random()
         if chance < 0.15:
             return f"{text[:12]} {rng.integers(1, 600)}"
