@@ -121,21 +121,12 @@ def lines(folder, texts):
     return folder
 
 
-def test_broken_unicode_in_a_label_is_scored_and_written(tmp_path):
+def test_broken_unicode_in_a_label_is_refused(tmp_path):
     data = lines(tmp_path / "lines", {"a.png": "a\ud800b", "b.png": "c"})
-    file = tmp_path / "p.tsv"
-    file.write_text("a.png\tab\nb.png\tc\n")
-    found = {name: tmp_path / name for name in ("r.json", "r.html", "r.tsv")}
-    done = run(
-        *("--data", data, "--predictions", file, "--json", found["r.json"], "--html", found["r.html"]),
-        *("--write-predictions", found["r.tsv"]),
-    )
-    assert done.exit_code == 0, done.output
-    assert "U+D800>∅ 1" in done.output
-    result = json.loads(found["r.json"].read_text(encoding="utf-8"))["results"][0]
-    assert result["readings"][0]["target"] == "a\ud800b"
-    assert result["report"]["conventions"]["unilm-bytes"]["cer"] == 3 / 6
-    assert "<del>U+D800</del>" in found["r.html"].read_text(encoding="utf-8")
+    done = run("--data", data)
+    assert done.exit_code == 1
+    assert "which is no character" in done.output
+    assert "Traceback" not in done.output
 
 
 def test_predictions_of_several_data_sets_are_read_back(tmp_path):
