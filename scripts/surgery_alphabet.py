@@ -15,7 +15,7 @@ from pathlib import Path
 from surgery_examples import measure, run
 
 from trocr import TrOCRProcessor, VisionEncoderDecoderModel
-from trocr.data.shards import pack
+from trocr.data.packing import write_shards
 from trocr.data.sources import open_source
 from trocr.data.synthetic import SyntheticLines, SyntheticSettings
 from trocr.surgery.vocabulary import extend_vocabulary
@@ -58,7 +58,7 @@ def generate(folder: Path, count: int) -> Path:
     if not folder.is_dir():
         options = load_options(CONFIG).data
         settings = dataclasses.replace(SyntheticSettings.from_dict(options.synthetic), num_lines=count)
-        pack(SyntheticLines(settings, seed=options.seed + 1000), folder)
+        write_shards(SyntheticLines(settings, seed=options.seed + 1000), folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Example (b) of docs/surgery.md: half of the decoder is dropped, and its teacher brings the reading back.
+"""Example (b) of docs/surgery.md: a block of the decoder is dropped, and its teacher brings the reading back.
 
     python scripts/surgery_distil.py --data lines/uw3 --data lines/fondue
 
@@ -15,8 +15,8 @@ from trocr import TrOCRProcessor, VisionEncoderDecoderModel
 from trocr.surgery.recipe import apply_recipe, read_recipe
 
 REPO = Path(__file__).resolve().parents[1]
-CONFIG = REPO / "configs" / "distil-half-decoder.toml"
-RECIPE = REPO / "configs" / "surgery" / "half-decoder.toml"
+CONFIG = REPO / "configs" / "distil-short-decoder.toml"
+RECIPE = REPO / "configs" / "surgery" / "short-decoder.toml"
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     taught = [*common, f"run.output={arguments.output}/distilled", f"distillation.teacher={arguments.model}"]
     models = {
         "whole": arguments.model,
-        "half of the decoder": shorten(arguments.model, arguments.output / "start"),
+        "two blocks of three": shorten(arguments.model, arguments.output / "start"),
         f"{arguments.steps} steps on the labels": run(str(CONFIG), labels)[0] / "last",
         f"{arguments.steps} steps with the teacher": run(str(CONFIG), taught)[0] / "last",
     }

@@ -6,6 +6,7 @@ parts, so that the gradient is the one that a single process would find for the 
 Source: PyTorch's `torchrun`, `DistributedDataParallel` and `fully_shard` (FSDP2).
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,9 @@ def processes(device: Literal["auto", "cpu", "cuda"] = "auto") -> Iterator[Proce
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield Processes(rank=rank, world_size=world_size, device=place)
+        dist.barrier()  # a process that leaves while others still talk to it can be aborted by gloo
     finally:
+        gc.collect()  # what DDP holds of the group goes before the group
         dist.destroy_process_group()
 
 

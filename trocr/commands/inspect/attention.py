@@ -96,5 +96,5 @@ def _write_pictures(output: str, found: list["AttentionMaps"]) -> None:
             write_files(output, files)
         except OSError as error:
             raise OutputError(
-                f"{output}: cannot be written ({error.strerror}); give another --output"
+                f"{output}: cannot be written ({error.strerror}); give another folder"
             ) from error
