@@ -36,7 +36,7 @@ def main() -> None:
         f"run.steps={arguments.steps}",
         *arguments.override,
     ]
-    labels = [*common, f"run.output={arguments.output}/labels"]
+    labels = [*common, f"run.output={arguments.output}/labels", 'distillation.teacher=""']
     taught = [*common, f"run.output={arguments.output}/distilled", f"distillation.teacher={arguments.model}"]
     models = {
         "whole": arguments.model,
