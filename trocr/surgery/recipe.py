@@ -12,11 +12,11 @@ import importlib
 import inspect
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trocr.nearest import nearest
 from trocr.surgery.patterns import SurgeryError
 from trocr.surgery.report import SurgeryReport
 
@@ -77,21 +77,16 @@ def apply_recipe(
 def _operation(table: dict[str, Any], where: str) -> tuple[Callable[..., SurgeryReport], dict[str, Any]]:
     name = table.pop("name", None)
     if name not in OPERATIONS:
-        raise SurgeryError(f"{where}: name={name!r} is unknown{_hint(str(name), OPERATIONS)}")
+        raise SurgeryError(f"{where}: name={name!r} is unknown{nearest(str(name), OPERATIONS)}")
     function = getattr(importlib.import_module(OPERATIONS[name]), name)
     parameters = inspect.signature(function).parameters
     known = [key for key in parameters if key not in ("model", "processor")]
     for key in table:
         if key not in known:
-            raise SurgeryError(f"{where}: {name} has no {key!r}{_hint(key, known)}")
+            raise SurgeryError(f"{where}: {name} has no {key!r}{nearest(key, known)}")
     missing = [
         key for key in known if parameters[key].default is inspect.Parameter.empty and key not in table
     ]
     if missing:
         raise SurgeryError(f"{where}: {name} needs {', '.join(missing)}")
     return function, table
-
-
-def _hint(name: str, known: Sequence[str] | Mapping[str, str]) -> str:
-    near = get_close_matches(name, list(known), n=1)
-    return f", did you mean {near[0]!r}?" if near else f", expected one of {', '.join(known)}"

@@ -4,7 +4,6 @@ Source: da2 and scene-text: arXiv:2109.10282 sec. 3.1 and FastAutoAugment's succ
 (arXiv:1909.13719) as timm has it; the others are original.
 """
 
-import difflib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from trocr.data.augmentation.da2 import DA2
 from trocr.data.augmentation.elastic import Elastic
 from trocr.data.degradations import ON_IMAGE, Degradation, Tone
 from trocr.data.records import DataError
+from trocr.nearest import nearest
 
 Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -199,11 +199,11 @@ def build_augmentation(
         AugmentationError: a name does not exist, with the nearest that does; a value is out of range.
     """
     if preset not in _DEFAULTS:
-        raise AugmentationError(f"augmentation.preset={preset!r} is unknown{_nearest(preset, PRESETS)}")
+        raise AugmentationError(f"augmentation.preset={preset!r} is unknown{nearest(preset, PRESETS)}")
     given = dict(settings or {})
     for key in given:
         if key not in _TAKES[preset]:
-            near = _nearest(key, _TAKES[preset])
+            near = nearest(key, _TAKES[preset])
             raise AugmentationError(f"augmentation.settings.{key} is unknown to the preset {preset!r}{near}")
     chosen, own = _DEFAULTS[preset], given.pop("degradations", {})
     if not isinstance(own, Mapping):
@@ -234,15 +234,8 @@ def _check(settings: _Settings) -> None:
     }
     for name in settings.degradations:
         if name not in ON_IMAGE:
-            raise AugmentationError(f"degradations.{name} is unknown{_nearest(name, tuple(ON_IMAGE))}")
+            raise AugmentationError(f"degradations.{name} is unknown{nearest(name, tuple(ON_IMAGE))}")
     numbers |= {f"degradations.{name}": chance for name, chance in settings.degradations.items()}
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise AugmentationError(f"augmentation.settings.{name}={value!r} must be a number from 0 to 1")
-
-
-def _nearest(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f", did you mean {near[0]!r}?"
-    return f", expected one of {', '.join(known)}" if known else ", it takes none"

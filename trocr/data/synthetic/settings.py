@@ -4,7 +4,6 @@ Source: original work; the mixture is the one that the shipped reader was traine
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from trocr.data.records import DataError
+from trocr.nearest import nearest
 
 ASCII = "".join(map(chr, range(33, 127)))
 
@@ -164,17 +164,11 @@ class SyntheticSettings:
         fields = {item.name: item for item in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
-                raise SyntheticError(f"synthetic.{key} is unknown{nearest(key, list(fields))}")
+                raise SyntheticError(f"synthetic.{key} is unknown{nearest(key, fields)}")
         found = {
             key: _convert(key, value, cls.__dataclass_fields__[key].type) for key, value in values.items()
         }
         return cls(**found)
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """What a message says about a name that does not exist."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {near[0]!r}?" if near else f", expected one of {', '.join(known)}"
 
 
 def _check_table(
@@ -182,7 +176,7 @@ def _check_table(
 ) -> None:
     for key, value in given.items():
         if key not in known:
-            raise SyntheticError(f"{name}.{key} is unknown{nearest(key, list(known))}")
+            raise SyntheticError(f"{name}.{key} is unknown{nearest(key, known)}")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 <= value < math.inf or (most is not None and value > most):
             raise SyntheticError(
