@@ -1,4 +1,4 @@
-"""Example (b) of docs/surgery.md: a block of the decoder is dropped, and its teacher brings the reading back.
+"""Example (b) of docs/surgery.md: blocks of the decoder are dropped, and their teacher brings the reading back.
 
     python scripts/surgery_distil.py --data lines/uw3 --data lines/fondue
 
@@ -26,13 +26,14 @@ def main() -> None:
     parser.add_argument(
         "--ignore-case", action="append", default=[], help="a data set whose labels have no case"
     )
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="surgery that makes the student")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--output", type=Path, default=Path("runs/surgery-distil"))
     parser.add_argument("override", nargs="*", help="table.key=value of the training file")
     arguments = parser.parse_args()
     common = [
         f"model.checkpoint={arguments.model}",
-        f"model.recipe={RECIPE}",
+        f"model.recipe={arguments.recipe}",
         f"run.steps={arguments.steps}",
         *arguments.override,
     ]
@@ -40,7 +41,7 @@ def main() -> None:
     taught = [*common, f"run.output={arguments.output}/distilled", f"distillation.teacher={arguments.model}"]
     models = {
         "whole": arguments.model,
-        "two blocks of three": shorten(arguments.model, arguments.output / "start"),
+        "shortened": shorten(arguments.model, arguments.recipe, arguments.output / "start"),
         f"{arguments.steps} steps on the labels": run(str(CONFIG), labels)[0] / "last",
         f"{arguments.steps} steps with the teacher": run(str(CONFIG), taught)[0] / "last",
     }
@@ -53,10 +54,10 @@ def main() -> None:
             print(f"| {name} | {size:.2f} M | {Path(data).name} | {row.cells()} |", flush=True)
 
 
-def shorten(model: str, folder: Path) -> Path:
+def shorten(model: str, recipe: Path, folder: Path) -> Path:
     """The model with the blocks that the recipe keeps."""
     found, processor = VisionEncoderDecoderModel.from_pretrained(model), TrOCRProcessor.from_pretrained(model)
-    for report in apply_recipe(found, read_recipe(RECIPE), processor=processor):
+    for report in apply_recipe(found, read_recipe(recipe), processor=processor):
         print(report.text(), "\n")
     found.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -11,7 +11,6 @@ How features are taken follows from the arguments that the backbone is made with
 Source: timm 1.0 (`create_model`, `forward_features`, `feature_info`).
 """
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from trocr.nearest import nearest
 
 OLDEST = (1, 0, 22)
 """The first timm whose models can be made on the meta device."""
@@ -74,8 +75,7 @@ def create_backbone(
         )
     known = timm.list_models()
     if architecture.partition(".")[0] not in known:
-        near = difflib.get_close_matches(architecture, known, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else "; see timm.list_models()"
+        hint = nearest(architecture, known, otherwise="; see timm.list_models()")
         raise BackboneError(f"timm {timm.__version__} has no model {architecture!r}{hint}")
     try:
         return timm.create_model(

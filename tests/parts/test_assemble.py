@@ -7,6 +7,7 @@ import timm
 import torch
 import transformers
 from click.testing import CliRunner
+from PIL import Image
 from random_parts import SMALL, decoder_of
 from safetensors.torch import save_file
 
@@ -15,6 +16,7 @@ from trocr.cli import main
 from trocr.parts import PartsError, assemble
 from trocr.parts.image_part import from_timm_model, load_image_part
 from trocr.parts.text_part import load_text_part
+from trocr.surgery.image_shape import resize_images
 
 VIT = "vit_tiny_patch16_224"
 
@@ -145,3 +147,23 @@ def test_parts_that_do_not_fit(text):
         assemble(part, str(text), image_size=(30, 32))
     with pytest.raises(PartsError, match="model_type is 'bert', expected vit"):
         load_image_part(str(text))
+
+
+def test_an_encoder_of_grey_images_gets_grey_images(tmp_path, text):
+    model = VisionEncoderDecoderModel.from_pretrained("tiny-printed")
+    source = TrOCRProcessor.from_pretrained("tiny-printed")
+    resize_images(model, processor=source, num_channels=1)
+    model.save_pretrained(tmp_path)
+    source.save_pretrained(tmp_path)
+    made = assemble(str(tmp_path), str(text))
+    pixels = made.processor(Image.new("RGB", (90, 30), (9, 200, 30)), return_tensors="pt").pixel_values
+    assert pixels.shape == (1, 1, *made.model.encoder.embeddings.image_hw)
+    assert made.model.eval().encode(pixels).last_hidden_state.isfinite().all()
+
+
+def test_the_seed_is_the_models_alone(text):
+    part = from_timm_model(timm.create_model(VIT, **SMALL))
+    torch.manual_seed(11)
+    wanted = torch.get_rng_state()
+    assemble(part, str(text), seed=5)
+    assert torch.equal(torch.get_rng_state(), wanted)

@@ -9,7 +9,7 @@ from random_parts import TOLERANCE, decoder_of, save_text_model
 from safetensors.torch import load_file, save_file
 
 from trocr.parts import PartsError
-from trocr.parts.text_part import choose_layers, load_text_part
+from trocr.parts.text_part import load_text_part
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,18 @@ def test_a_decoder_from_a_text_model_computes_the_same(tmp_path, kind, task, opt
 
 @pytest.mark.parametrize(
     ("layers", "chosen"),
-    [("all", [0, 1, 2, 3]), ("last:2", [2, 3]), ("first:1", [0]), ("every:2", [1, 3]), ("0, 3,1", [0, 3, 1])],
+    [
+        ("all", [0, 1, 2, 3]),
+        ("last:2", [2, 3]),
+        ("first:1", [0]),
+        ("every:2", [1, 3]),
+        ("0, 3,1", [0, 3, 1]),
+        ("1-3", [1, 2, 3]),
+        ("2,2", [2, 2]),
+        ([0, -1], [0, 3]),
+    ],
 )
 def test_layers(text, layers, chosen):
-    assert choose_layers(layers, 4) == chosen
     source = transformers.BertModel.from_pretrained(text)
     part = load_text_part(str(text), layers=layers)
     for place, number in enumerate(chosen):
@@ -59,11 +67,26 @@ def test_layers(text, layers, chosen):
 
 @pytest.mark.parametrize(
     "layers",
-    ["last:5", "some", "every:0", "4", "", "0,,1", ",", "²", "last:²", "0,-1", "first:9999999999", "٢"],
+    [
+        "last:5",
+        "some",
+        "every:0",
+        "4",
+        "",
+        "0,,1",
+        ",",
+        "²",
+        "last:²",
+        "0,-1",
+        "first:9999999999",
+        "٢",
+        [4],
+        3,
+    ],
 )
-def test_layers_that_are_not_there(layers):
-    with pytest.raises(PartsError, match="layers"):
-        choose_layers(layers, 4)
+def test_layers_that_are_not_there(text, layers):
+    with pytest.raises(PartsError, match=f"^{text}: layers .* (must be|are not among the 4)"):
+        load_text_part(str(text), layers=layers)
 
 
 def test_positions_can_be_cut(text):
@@ -80,6 +103,9 @@ def test_positions_can_be_cut(text):
         ({"hidden_act": "silu"}, "activation 'silu'"),
         ({"position_embedding_type": "relative_key"}, "its positions are relative_key"),
         ({"model_type": "roberta", "pad_token_id": 29}, "the model has 0 .rows of its table from 30 on"),
+        ({"num_hidden_layers": None}, "num_hidden_layers is None, expected a whole number above 0"),
+        ({"intermediate_size": "48"}, "intermediate_size is '48', expected a whole number"),
+        ({"num_attention_heads": 5}, "d_model=32 is not divisible by decoder_attention_heads=5"),
         ({"num_hidden_layers": 6}, r"layers \[0, 1, 2, 3, 4, 5\] are wanted, the file has \[0, 1, 2, 3\]"),
     ],
 )
@@ -88,6 +114,13 @@ def test_other_text_models_are_refused(text, change, message):
     (text / "config.json").write_text(json.dumps(values | change))
     with pytest.raises(PartsError, match=message):
         load_text_part(str(text))
+
+
+def test_configurations_that_are_no_json(text):
+    for content in ("{", "[]"):
+        (text / "config.json").write_text(content)
+        with pytest.raises(PartsError, match=r"config\.json: (not valid JSON|found a JSON list)"):
+            load_text_part(str(text))
 
 
 def test_tensors_of_no_plain_text_model_are_named_without_advice_for_checkpoints(text):

@@ -1,7 +1,6 @@
-"""What the tests of surgery share: helpers of other folders, and one tiny model of each family."""
+"""What the tests of surgery share: helpers of other folders, one tiny model of each family, and lines."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,23 +8,20 @@ import pytest
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / folder) for folder in ("parity", "training")]
 
-from families import FAMILIES, Pair, make_pair  # noqa: E402
+from drawn import drawn_lines  # noqa: E402
+from family_fixtures import pair, pair_of  # noqa: E402
+
+__all__ = ["lines", "pair", "pair_of"]
 
 
 @pytest.fixture(scope="session")
-def pair_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
-    """Give the pair of a family by name; built once. Tests change `pair.fresh()`, not its models."""
-    made: dict[str, Pair] = {}
-
-    def give(name: str) -> Pair:
-        if name not in made:
-            made[name] = make_pair(name, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return give
-
-
-@pytest.fixture(params=list(FAMILIES))
-def pair(request: pytest.FixtureRequest, pair_of: Callable[[str], Pair]) -> Pair:
-    """Every family in turn."""
-    return pair_of(request.param)
+def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six lines and their texts, and a damaged image."""
+    folder = tmp_path_factory.mktemp("lines")
+    records = drawn_lines(6)
+    for record in records:
+        record.open().save(folder / record.name)
+    rows = [f"{record.name}\t{record.text}" for record in records]
+    (folder / "damaged.png").write_bytes(b"no image")
+    (folder / "labels.tsv").write_text("\n".join([*rows, "damaged.png\ttext"]) + "\n")
+    return folder

@@ -152,14 +152,18 @@ def test_checkpoints_of_other_models_are_refused(three, tmp_path):
         for average in (average_checkpoints, lambda found: greedy_soup(found, lambda m, p: 0.0)):
             with pytest.raises(SurgeryError, match=message):
                 average([path, tmp_path / name])
-    for sources, message in (([], r"sources=\[\]"), (str(path), "expected checkpoints to average")):
-        with pytest.raises(SurgeryError, match=message):
-            average_checkpoints(sources)
+    for sources in ([], str(path), None, [path, 3]):
+        for average in (average_checkpoints, lambda found: ema_of(found, 0.5)):
+            with pytest.raises(SurgeryError, match=r"sources=.*, expected checkpoints to average"):
+                average(sources)
     for weights, message in (
         ([1], "1 weights for 2 checkpoints"),
         ([1, -1], "must not be negative"),
         ([0, 0], "not all of them zero"),
         ([1, float("inf")], "must not be negative"),
+        ([1e308, 1e308], "must not be negative"),
+        (["x", 1], "expected a number for each checkpoint"),
+        (3, "expected a number for each checkpoint"),
     ):
         with pytest.raises(SurgeryError, match=message):
             average_checkpoints([path, path], weights=weights)
@@ -197,8 +201,9 @@ def test_a_greedy_soup_takes_what_makes_it_better(three):
     assert names[1] in next(note for note in told if note.startswith("left out"))
     _, _, report = greedy_soup(paths, lambda model, p: float(model.encoder.norm.weight.detach().sum()))
     assert report.numbers["sources"] == 3  # equal scores stay in
-    with pytest.raises(SurgeryError, match=r"score of .*m0 is not a number"):
-        greedy_soup(paths, lambda model, p: float("nan"))
+    for bad in (float("nan"), None):
+        with pytest.raises(SurgeryError, match=rf"score of .*m0 is {bad}, expected a number"):
+            greedy_soup(paths, lambda model, p, bad=bad: bad)
     with pytest.raises(SurgeryError, match="given twice"):
         greedy_soup([paths[0], paths[0]], score)
 

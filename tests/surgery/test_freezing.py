@@ -111,6 +111,9 @@ def test_by_depth_in_every_family(pair):
         (lambda m: freeze_depth(m), "needs encoder= or decoder="),
         (lambda m: freeze_depth(m, encoder=1, decoder=3), "decoder=3 is not a number of blocks from 0 to 2"),
         (lambda m: freeze_depth(m, encoder=-1), "encoder=-1 is not a number of blocks"),
+        (lambda m: freeze_depth(m, encoder="1"), "encoder='1' is not a number of blocks"),
+        (lambda m: freeze_depth(m, decoder=1.0), "decoder=1.0 is not a number of blocks"),
+        (lambda m: freeze(m, None), "the pattern None is no string"),
     ],
 )
 def test_errors_leave_the_model(act, message):

@@ -287,6 +287,17 @@ def test_encoders_that_cannot_be_had_leave_the_model(tmp_path):
         with pytest.raises(SurgeryError, match=message):
             replace_encoder(model, encoder, processor=processor, **options)
         assert_untouched(model, processor, before)
+    with pytest.raises(SurgeryError, match="processor is a NoneType, expected the model's TrOCRProcessor"):
+        replace_encoder(model, "tiny-printed", processor=None)
+
+
+def test_a_module_that_does_not_fit_stays_as_it_was():
+    model, processor = fresh()
+    grey = vit_encoder(32, num_channels=1)
+    with pytest.raises(SurgeryError, match="takes images of 1 channels, the processor makes 3"):
+        replace_encoder(model, grey, processor=processor, image_size=(64, 320))
+    assert grey.embeddings.image_hw == grey.config.image_hw == IMAGE_HW
+    assert grey.embeddings.position_embeddings.shape[1] == 81
 
 
 def test_decoders_that_cannot_be_had_leave_the_model(tmp_path, pair_of):
@@ -305,6 +316,7 @@ def test_decoders_that_cannot_be_had_leave_the_model(tmp_path, pair_of):
         (padded, {"tokenizer": tokenizer}, "its pad_token_id is 1, the decoder's 5"),
         (padded, {}, "needs tokenizer="),
         (bare, {"tokenizer": tokenizer}, "block 1 of the decoder has no cross-attention"),
+        (3, {}, "decoder is 3, expected a checkpoint or a TrOCRForCausalLM"),
     ):
         with pytest.raises(SurgeryError, match=message):
             replace_decoder(model, decoder, processor=processor, **options)

@@ -30,6 +30,7 @@ from vocabulary_cases import (
 )
 
 from trocr import TrOCRProcessor, VisionEncoderDecoderModel
+from trocr.surgery.patterns import SurgeryError
 from trocr.surgery.vocabulary import extend_vocabulary
 from trocr.tokenizers import RobertaTokenizer
 
@@ -245,6 +246,7 @@ def test_errors_leave_everything_as_it_was(tmp_path):
         "a token is '  ', expected": ["  "],
         "a token is 3, expected": [3],
         "given twice: 'é'; give each token once": ["é", "x9", "é"],
+        "token .* at 1 is a lone surrogate, which is no Unicode character": ["é", "a\ud800"],
         "'été'.*takes a token of such letters for bytes.*add é as": ["été"],
         "write the space as a space": ["Ġhello"],
     }
@@ -260,6 +262,10 @@ def test_errors_leave_everything_as_it_was(tmp_path):
         extend_vocabulary(model, ["é"], processor=processor, corpus=tmp_path / "latin1.txt")
     with refused(model, processor, "the corpus holds 7, expected texts"):
         extend_vocabulary(model, ["é"], processor=processor, corpus=["a", 7])
+    with refused(model, processor, "the corpus is 7, expected the path of a text file"):
+        extend_vocabulary(model, ["é"], processor=processor, corpus=7)
+    with pytest.raises(SurgeryError, match="processor is a NoneType, expected the model's TrOCRProcessor"):
+        extend_vocabulary(model, ["é"], processor=None)
 
 
 @pytest.mark.parametrize(

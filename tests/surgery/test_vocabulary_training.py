@@ -162,9 +162,11 @@ def test_errors_say_what_is_wrong(tmp_path):
         "the corpus has no text": ["", "  "],
         "nowhere.txt: the corpus cannot be read": tmp_path / "nowhere.txt",
         "the corpus holds 5": [5],
+        "the corpus: .* at 1 is a lone surrogate": ["a\ud800b"] * 3,
     }.items():
-        with pytest.raises(SurgeryError, match=message):
-            train_tokenizer(corpus, vocab_size=300)
+        for kind in ("byte-bpe", "unigram", "wordpiece"):
+            with pytest.raises(SurgeryError, match=message):
+                train_tokenizer(corpus, vocab_size=300, kind=kind)
 
 
 def test_the_smallest_vocabulary_that_is_named_is_enough():

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,12 +100,13 @@ def assemble(
         eos_token_id=text.config.eos_token_id,
         bos_token_id=text.config.bos_token_id,
     )
-    torch.manual_seed(seed)
-    model = VisionEncoderDecoderModel(config)
+    processor = _processor(image, tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = VisionEncoderDecoderModel(config)
     longest = text.config.max_position_embeddings - 1
     model.generation_config = model.generation_config.update(max_length=None, max_new_tokens=longest)
     taken = tuple(_fill(model, image, text))
-    processor = _processor(image, tokenizer)
     notes = list(_notes(image, text))
     if image_size is not None and tuple(image_size) != tuple(model.encoder.embeddings.image_hw):
         notes.append(_resize(model, processor, image_size))
@@ -170,13 +172,19 @@ def _how(name: str) -> str:
 
 
 def _processor(image: ImagePart, tokenizer: Tokenizer) -> TrOCRProcessor:
-    size = image.config.image_size
-    height, width = size if isinstance(size, tuple) else (size, size)
-    wanted = {"height": height, "width": width}
+    channels = image.config.num_channels
+    if channels not in (1, 3):
+        raise PartsError(f"{image.origin}: its images have {channels} channels, expected 1 (grey) or 3")
+    height, width = image.config.image_hw
+    options: dict[str, Any] = {
+        "size": {"height": height, "width": width},
+        "image_mean": [0.5] * channels,
+        "image_std": [0.5] * channels,
+        "do_convert_rgb": None if channels == 3 else False,
+    }
     if image.config.num_prefix_tokens == 1:
-        return TrOCRProcessor(ViTImageProcessor(size=wanted, image_mean=0.5, image_std=0.5), tokenizer)
-    processor = DeiTImageProcessor(size=wanted, image_mean=0.5, image_std=0.5, do_center_crop=False)
-    return TrOCRProcessor(processor, tokenizer)
+        return TrOCRProcessor(ViTImageProcessor(**options), tokenizer)
+    return TrOCRProcessor(DeiTImageProcessor(**options, do_center_crop=False), tokenizer)
 
 
 def _resize(model: VisionEncoderDecoderModel, processor: TrOCRProcessor, size: tuple[int, int]) -> str:

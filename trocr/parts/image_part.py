@@ -3,7 +3,6 @@
 Source: arXiv:2109.10282 sec. 2.3 (encoders start from DeiT and BEiT).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from trocr.checkpoint import choose_table
 from trocr.config import DeiTConfig, VisionEncoderDecoderConfig, ViTConfig
+from trocr.config_read import ConfigError, read_json
 from trocr.hub import MODEL_FILES, locate
 from trocr.models import ENCODERS, VisionEncoderDecoderModel, ViTModel
 from trocr.parts.report import PartsError, plan_tensors
@@ -74,14 +74,17 @@ def load_image_part(source: str, *, weights: Path | None = None) -> ImagePart:
 
 def _from_checkpoint(source: str) -> ImagePart:
     folder = locate(source, want=MODEL_FILES)
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    try:
+        kind = read_json(folder / "config.json").get("model_type")
+    except ConfigError as error:
+        raise PartsError(str(error)) from error
     is_whole = kind == VisionEncoderDecoderConfig.model_type
     if not is_whole and kind not in ENCODERS:
         raise PartsError(
             f"{source}: model_type is {kind!r}, expected {', '.join(ENCODERS)} or "
             f"{VisionEncoderDecoderConfig.model_type}; BEiT can be had from timm (timm:NAME)"
         )
-    model = VisionEncoderDecoderModel if is_whole else ENCODERS[kind]
+    model = VisionEncoderDecoderModel if is_whole else ENCODERS[str(kind)]
     loaded = model.from_pretrained(folder, dtype=torch.float32)
     encoder = loaded.encoder if isinstance(loaded, VisionEncoderDecoderModel) else loaded
     if not isinstance(encoder, ViTModel):
@@ -209,7 +212,8 @@ def from_timm_model(
         num_channels=plain.tensors["patch_embed.proj.weight"].shape[1],
         qkv_bias="blocks.0.attn.qkv.bias" in plain.tensors,
     )
-    skeleton = ENCODERS[config.model_type](config, add_pooling_layer=False)
+    with torch.device("meta"):
+        skeleton = ENCODERS[config.model_type](config, add_pooling_layer=False)
     expected = {
         name: tuple(parameter.shape)
         for name, parameter in skeleton.named_parameters()

@@ -3,18 +3,20 @@
 Source: arXiv:2109.10282 sec. 2.3 (decoders start from RoBERTa and MiniLM, with new attention to the image).
 """
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trocr.config import TrOCRConfig
+from trocr.config_read import ConfigError, read_json
 from trocr.hub import MODEL_FILES, locate
 from trocr.models import TrOCRForCausalLM
 from trocr.parts.report import PartsError, plan_tensors
+from trocr.surgery.patterns import SurgeryError, choose_blocks
 from weights_conversion import bert as names
 from weights_conversion.files import find_weights, open_weights
 
@@ -55,19 +57,20 @@ def load_text_part(
 
     Args:
         source: folder, or Hub id, of a BERT-, RoBERTa- or XLM-RoBERTa-type model (MiniLM's are such).
-        layers: "all", "last:N", "first:N", "every:N" (each N-th, the last one among them), or numbers.
+        layers: "all", "last:N", "first:N", "every:N" (each N-th, the last one among them), or numbers; see
+            `trocr.surgery.patterns.choose_blocks`.
         max_positions: tokens that the decoder can write; None takes all positions of the source.
     Raises:
         PartsError: it is another kind of model, or has no such layers.
         HubError: the files are neither here nor reachable.
     """
     folder = locate(source, want=MODEL_FILES)
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind = values.get("model_type")
-    if kind not in KINDS:
-        raise PartsError(f"{source}: model_type is {kind!r}, expected one of {', '.join(KINDS)}")
-    _check(values, source)
-    chosen = choose_layers(layers, int(values["num_hidden_layers"]))
+    values = _read(folder, source)
+    kind = values["model_type"]
+    try:
+        chosen = choose_blocks(layers, values["num_hidden_layers"], what="layers")
+    except SurgeryError as error:
+        raise PartsError(f"{source}: {error}") from error
     with open_weights(find_weights(folder)) as file:
         tensors = {name: file.tensor(name).float() for name in file.shapes}
     try:
@@ -76,8 +79,12 @@ def load_text_part(
         )
     except names.TextModelError as error:
         raise PartsError(f"{source}: {error}") from error
-    config = _config(values, plain, kind)
-    skeleton = TrOCRForCausalLM(config)
+    try:
+        config = _config(values, plain, kind)
+    except ConfigError as error:
+        raise PartsError(f"{source}: {error}") from error
+    with torch.device("meta"):
+        skeleton = TrOCRForCausalLM(config)
     expected = {
         name: tuple(parameter.shape)
         for name, parameter in skeleton.named_parameters()
@@ -95,34 +102,24 @@ def load_text_part(
     )
 
 
-def choose_layers(layers: str | Sequence[int], count: int) -> list[int]:
-    """Numbers of the layers that a description names.
+def _read(folder: Path, source: str) -> dict[str, Any]:
+    """Read the configuration of a text model, and check that it can become a decoder.
 
     Raises:
-        PartsError: it is no description, or names more layers than there are.
+        PartsError: it cannot, or the file is damaged.
     """
-    if not isinstance(layers, str):
-        found = list(layers)
-    elif layers == "all":
-        return list(range(count))
-    else:
-        short = re.fullmatch(r"(last|first|every):0*([1-9][0-9]{0,4})", layers)
-        if short:
-            step = int(short[2])
-            found = {
-                "last": list(range(count - step, count)),
-                "first": list(range(step)),
-                "every": list(range(count - 1, -1, -step))[::-1],
-            }[short[1]]
-        elif re.fullmatch(r"\s*[0-9]{1,5}\s*(,\s*[0-9]{1,5}\s*)*", layers):
-            found = [int(part) for part in layers.split(",")]
-        else:
-            raise PartsError(
-                f"layers {layers!r} must be all, last:N, first:N, every:N, or numbers such as 0,2,4"
-            )
-    if not found or not all(0 <= number < count for number in found):
-        raise PartsError(f"layers {layers!r} are not among the {count} of the model")
-    return found
+    try:
+        values = read_json(folder / "config.json")
+    except ConfigError as error:
+        raise PartsError(str(error)) from error
+    kind = values.get("model_type")
+    if kind not in KINDS:
+        raise PartsError(f"{source}: model_type is {kind!r}, expected one of {', '.join(KINDS)}")
+    for name in ("num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        if type(values.get(name)) is not int or values[name] < 1:
+            raise PartsError(f"{source}: {name} is {values.get(name)!r}, expected a whole number above 0")
+    _check(values, source)
+    return values
 
 
 def _first_row(values: Mapping[str, Any], kind: str) -> int:

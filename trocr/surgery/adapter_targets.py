@@ -14,7 +14,7 @@ from trocr.encoder import Pooler
 from trocr.nn.linear import Linear
 from trocr.surgery.adapter_base import BaseSample
 from trocr.surgery.adapter_files import AdapterFile, listed
-from trocr.surgery.patterns import SurgeryError, match_modules, match_parameters
+from trocr.surgery.patterns import SurgeryError, match_modules, match_parameters, pattern_list
 from trocr.timm_encoder import TimmEncoder
 
 _PLAIN = (nn.Linear, Linear)
@@ -31,7 +31,7 @@ def choose_layers(
     Raises:
         SurgeryError: a pattern matches nothing or what is no linear layer, or a layer shares its weight.
     """
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    wanted = pattern_list(patterns)
     try:
         found = match_modules(model, wanted, nn.Linear)
     except SurgeryError as error:
@@ -109,7 +109,7 @@ def choose_also_train(
     Raises:
         SurgeryError: a pattern matches nothing, or a parameter of a layer that gets an adapter.
     """
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    wanted = pattern_list(patterns)
     if not wanted:
         return []
     names = match_parameters(model, wanted)

@@ -50,8 +50,8 @@ def average_checkpoints(sources: Sequence[Source], *, weights: Sequence[float] |
         SurgeryError: names, shapes, configurations, tokenizers or images differ, or the weights are none.
         HubError: files are neither here nor reachable.
     """
-    shares = _shares(weights, len(sources))
-    return _average(sources, shares, "average_checkpoints")
+    _expect_sources(sources)
+    return _average(sources, _shares(weights, len(sources)), "average_checkpoints")
 
 
 def ema_of(sources: Sequence[Source], decay: float) -> Averaged:
@@ -68,6 +68,7 @@ def ema_of(sources: Sequence[Source], decay: float) -> Averaged:
     """
     if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay <= 1:
         raise SurgeryError(f"decay={decay!r} must lie between 0 and 1")
+    _expect_sources(sources)
     last = len(sources) - 1
     shares = [decay**last if n == 0 else (1 - decay) * decay ** (last - n) for n in range(len(sources))]
     return _average(sources, shares, "ema_of")
@@ -114,19 +115,26 @@ def greedy_soup(sources: Sequence[Source], score: Score) -> Averaged:
 
 
 def _scored(score: Score, model: VisionEncoderDecoderModel, processor: TrOCRProcessor, what: str) -> float:
-    value = float(score(model, processor))
-    if math.isnan(value):
-        raise SurgeryError(f"the score of {what} is not a number")
-    return value
+    value = score(model, processor)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise SurgeryError(f"the score of {what} is {value!r}, expected a number")
+    return number
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     if weights is None:
         return [1.0] * count
-    if len(weights) != count:
-        raise SurgeryError(f"{len(weights)} weights for {count} checkpoints, expected one for each")
-    numbers = [float(weight) for weight in weights]
-    if any(not math.isfinite(number) or number < 0 for number in numbers) or not any(numbers):
+    try:
+        numbers = [float(weight) for weight in weights]
+    except (TypeError, ValueError) as error:
+        raise SurgeryError(f"weights={weights!r}, expected a number for each checkpoint") from error
+    if len(numbers) != count:
+        raise SurgeryError(f"{len(numbers)} weights for {count} checkpoints, expected one for each")
+    if any(not math.isfinite(number) or number < 0 for number in numbers) or not 0 < sum(numbers) < math.inf:
         raise SurgeryError(f"weights={list(weights)} must not be negative, and not all of them zero")
     return numbers
 
@@ -180,8 +188,7 @@ def _load(source: Source) -> tuple[VisionEncoderDecoderModel, TrOCRProcessor]:
 
 def _check_agreement(sources: Sequence[Source]) -> None:
     """Check that sources can be averaged, before work is put into them."""
-    if isinstance(sources, str) or not sources:
-        raise SurgeryError(f"sources={sources!r}, expected checkpoints to average")
+    _expect_sources(sources)
     names = [fspath(source) for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -189,6 +196,12 @@ def _check_agreement(sources: Sequence[Source]) -> None:
     first = _kind(*_load(sources[0]))
     for source in sources[1:]:
         _check_same(first, _kind(*_load(source)), sources[0], source)
+
+
+def _expect_sources(sources: Any) -> None:
+    is_list = isinstance(sources, list | tuple) and all(isinstance(s, str | PathLike) for s in sources)
+    if not is_list or not sources:
+        raise SurgeryError(f"sources={sources!r}, expected checkpoints to average, a list")
 
 
 def _check_same(first: _Kind, other: _Kind, source: Source, other_source: Source) -> None:
@@ -205,8 +218,6 @@ def _average(
     sources: Sequence[Source], shares: Sequence[float], name: str, *, known: bool = False
 ) -> Averaged:
     """Average checkpoints by their shares; two of them and the mean, in float64, are in memory at a time."""
-    if isinstance(sources, str) or not sources:
-        raise SurgeryError(f"sources={sources!r}, expected checkpoints to average")
     model, processor = _load(sources[0])
     kind = _kind(model, processor)
     means = {

@@ -48,7 +48,7 @@ def set_stacks(model: "VisionEncoderDecoderModel", configs: Mapping[Stack, Stack
 
 
 def refuse_adapter(model: nn.Module) -> None:
-    """Refuse a model with an adapter, whose layers would no longer be those that it was made for.
+    """Refuse a model, or a part, with an adapter, which would no longer be on the model that it was made for.
 
     Raises:
         SurgeryError: it has one that is not merged.
@@ -62,8 +62,8 @@ def refuse_adapter(model: nn.Module) -> None:
 
 
 def forget_adapter(model: nn.Module) -> list[str]:
-    """Forget a merged adapter, as its layers have changed, and say so in notes for the report."""
+    """Forget a merged adapter, as it was made for another model, and say so in notes for the report."""
     if get_state(model) is None:
         return []
     set_state(model, None)
-    return ["the adapter that was merged can no longer be taken out: its layers have changed"]
+    return ["the adapter that was merged can no longer be taken out: the model around it has changed"]

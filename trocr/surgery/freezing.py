@@ -69,9 +69,9 @@ def freeze_depth(
                 f"{part}={depth}: the {part} is a {type(stack).__name__}, which has no blocks that are known "
                 f'here; freeze it by patterns, such as "{part}.*"'
             )
-        if not 0 <= depth <= len(stack.blocks):
+        if type(depth) is not int or not 0 <= depth <= len(stack.blocks):
             raise SurgeryError(
-                f"{part}={depth} is not a number of blocks from 0 to {len(stack.blocks)}, which it has"
+                f"{part}={depth!r} is not a number of blocks from 0 to {len(stack.blocks)}, which it has"
             )
         lower += [f"blocks.{number}" for number in range(depth)]
         inside = tuple(f"{part}.{name}." for name in lower)

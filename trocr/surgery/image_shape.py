@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from trocr.config import ViTConfig
 from trocr.nn.embeddings import ImageEmbeddings, resample_patches, resample_positions
 from trocr.processor import TrOCRProcessor
-from trocr.surgery.blocks import refuse_adapter
+from trocr.surgery.blocks import forget_adapter, refuse_adapter
 from trocr.surgery.colours import COLOUR, GREY, to_colour, to_grey
+from trocr.surgery.pairing import expect_processor
 from trocr.surgery.patterns import SurgeryError
 from trocr.surgery.report import Change, SurgeryReport, report
 
@@ -66,8 +67,7 @@ def resize_images(
     """
     embeddings = _embeddings(model)
     refuse_adapter(model)
-    if not isinstance(processor, TrOCRProcessor):
-        raise SurgeryError(f"processor is a {type(processor).__name__}, expected the model's TrOCRProcessor")
+    expect_processor(processor)
     if image_size is None and patch_size is None and num_channels is None:
         raise SurgeryError("nothing to change: give image_size, patch_size or num_channels")
     image_hw = _pair("image_size", image_size) or embeddings.image_hw
@@ -94,6 +94,7 @@ def resize_images(
     for name, value in kernel.settings.items():
         setattr(processor.image_processor, name, value)
     notes = [_GREY_NOTE] if kernel.settings and num_channels == GREY else []
+    notes += forget_adapter(model) if changes else []
     numbers = {"patches_before": old[0] * old[1], "patches": grid[0] * grid[1]}
     return report("resize_images", model, changes, numbers=numbers, notes=notes)
 

@@ -14,11 +14,13 @@ from torch import nn
 
 from trocr.config import VisionEncoderDecoderConfig
 from trocr.config_read import ConfigError
+from trocr.image import ImageProcessor
 from trocr.models import TrOCRForCausalLM, VisionEncoderDecoderModel, ViTModel
 from trocr.nn.attention import Attention, set_attention
 from trocr.processor import TrOCRProcessor
 from trocr.surgery.blocks import forget_adapter, refuse_adapter
 from trocr.surgery.memory import MemoryPlan, check_decoder, make_projection, plan_memory, read_memory
+from trocr.surgery.pairing import expect_processor
 from trocr.surgery.part_sources import (
     TIMM,
     EncoderSource,
@@ -74,10 +76,11 @@ def replace_encoder(
     Returns:
         The report; numbers: `states` that the encoder gives for an image.
     Raises:
-        SurgeryError: the encoder cannot be had or made, or does not fit; a model with an adapter.
+        SurgeryError: the encoder cannot be had or made, or does not fit; a model or a part with an adapter.
         HubError: files are neither here nor reachable.
     """
     refuse_adapter(model)
+    expect_processor(processor)
     check_decoder(model.decoder)
     timm_only = {
         "pretrained": pretrained,
@@ -91,6 +94,9 @@ def replace_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(encoder, nn.Module):
+            refuse_adapter(encoder)
+            if isinstance(encoder, ViTModel | TimmModel):  # before its images are resized
+                _plan_encoder(model, encoder, images, projection=projection)
             source = encoder_of_module(encoder, images, tokenizer, image_hw)
         elif isinstance(encoder, str) and encoder.startswith(TIMM):
             source = encoder_of_timm(
@@ -131,10 +137,7 @@ def _put_encoder(
     model: VisionEncoderDecoderModel, source: EncoderSource, processor: TrOCRProcessor, *, projection: bool
 ) -> SurgeryReport:
     module, old = source.module, cast(ViTModel | TimmModel, model.encoder)
-    wanted, made = module.config.num_channels, source.images.num_channels
-    if wanted != made:
-        raise SurgeryError(f"the encoder takes images of {wanted} channels, the processor makes {made}")
-    plan = plan_memory(model.config.decoder, encoder_width=module.config.hidden_size, projection=projection)
+    plan = _plan_encoder(model, module, source.images, projection=projection)
     decoder = dataclasses.replace(
         model.config.decoder, cross_attention_hidden_size=plan.cross_attention_hidden_size
     )
@@ -151,6 +154,24 @@ def _put_encoder(
     processor.image_processor = source.images
     notes += forget_adapter(model)
     return report("replace_encoder", model, changes, numbers={"states": _count_states(module)}, notes=notes)
+
+
+def _plan_encoder(
+    model: VisionEncoderDecoderModel,
+    module: ViTModel | TimmModel,
+    images: ImageProcessor,
+    *,
+    projection: bool,
+) -> MemoryPlan:
+    """Decide how the decoder reads an encoder.
+
+    Raises:
+        SurgeryError: it cannot, or the processor makes other channels.
+    """
+    wanted, made = module.config.num_channels, images.num_channels
+    if wanted != made:
+        raise SurgeryError(f"the encoder takes images of {wanted} channels, the processor makes {made}")
+    return plan_memory(model.config.decoder, encoder_width=module.config.hidden_size, projection=projection)
 
 
 def _count_states(encoder: ViTModel | TimmModel) -> int:
@@ -239,11 +260,16 @@ def replace_decoder(
     Returns:
         The report; numbers: `vocab_size` of the new decoder.
     Raises:
-        SurgeryError: the decoder cannot be had or does not fit, or its tokenizer is not its; a model with an
-            adapter.
+        SurgeryError: the decoder cannot be had or does not fit, or its tokenizer is not its; a model or a
+            part with an adapter.
         HubError: files are neither here nor reachable.
     """
     refuse_adapter(model)
+    expect_processor(processor)
+    if isinstance(decoder, nn.Module):
+        refuse_adapter(decoder)
+    elif not isinstance(decoder, str | PathLike):
+        raise SurgeryError(f"decoder is {decoder!r}, expected a checkpoint or a TrOCRForCausalLM")
     source = load_decoder(decoder, tokenizer)
     module, old = source.module, cast(TrOCRForCausalLM, model.decoder)
     check_decoder(module)

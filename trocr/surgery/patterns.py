@@ -3,11 +3,16 @@
 Source: original work; patterns are those of file names (`fnmatch`).
 """
 
-import difflib
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
+
+from trocr.nearest import nearest
+
+_RANGE = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")
+"""Nothing has more than a million blocks, heads or units; longer numbers would fill the memory."""
 
 
 class SurgeryError(ValueError):
@@ -63,7 +68,20 @@ def match_names(names: Sequence[str], patterns: str | Iterable[str], what: str) 
     return _match(names, patterns, what, names, with_content=False)
 
 
-def choose_blocks(blocks: str | Sequence[int], count: int) -> list[int]:
+def pattern_list(patterns: str | Iterable[str]) -> list[str]:
+    """Give one pattern or several as a list.
+
+    Raises:
+        SurgeryError: they are no strings.
+    """
+    wanted = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
+    wrong = [pattern for pattern in wanted if not isinstance(pattern, str)]
+    if wrong:
+        raise SurgeryError(f"the pattern {wrong[0]!r} is no string, expected one such as 'decoder.blocks.*'")
+    return wanted
+
+
+def choose_blocks(blocks: str | Sequence[int], count: int, *, what: str = "blocks") -> list[int]:
     """Number the blocks of a stack that a description names, in its order.
 
     Args:
@@ -71,41 +89,56 @@ def choose_blocks(blocks: str | Sequence[int], count: int) -> list[int]:
             "0,2,4-6", or the numbers themselves; negative numbers count from the end. Blocks may come twice
             or in another order.
         count: of the stack.
+        what: they are called in messages.
     Raises:
         SurgeryError: it is no description, or names blocks that are not there, or none.
     """
     if isinstance(blocks, str):
-        found = _described(blocks, count)
+        found = _described(blocks, count, what)
     elif not isinstance(blocks, list | tuple | range) or any(type(number) is not int for number in blocks):
-        raise SurgeryError(f"blocks {blocks!r} must be a description such as last:2, or whole numbers")
+        raise SurgeryError(f"{what} {blocks!r} must be a description such as last:2, or whole numbers")
     else:
         found = [number + count if number < 0 else number for number in blocks]
     wrong = [number for number in found if not 0 <= number < count]
     if wrong or not found:
         raise SurgeryError(
-            f"blocks {blocks!r} are not among the {count} of the stack, which are numbered 0 to {count - 1}"
+            f"{what} {blocks!r} are not among the {count} of the stack, which are numbered 0 to {count - 1}"
         )
     return found
 
 
-def _described(blocks: str, count: int) -> list[int]:
+def read_numbers(text: str) -> list[int] | None:
+    """Read whole numbers and ranges such as "0,2,4-6"; None where it is something else.
+
+    Numbers have six digits at most, and no range runs backwards.
+    """
+    found: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        numbers = _RANGE.fullmatch(part)
+        if numbers is None:
+            return None
+        low, high = int(numbers[1]), int(numbers[2] or numbers[1])
+        if high < low:
+            return None
+        found += range(low, high + 1)
+    return found
+
+
+def _described(blocks: str, count: int, what: str) -> list[int]:
     text = blocks.replace(" ", "")
     if text == "all":
         return list(range(count))
     kind, _, number = text.partition(":")
-    if kind in ("last", "first", "every") and number.isdecimal() and int(number) > 0:
+    if kind in ("last", "first", "every") and re.fullmatch("0*[1-9][0-9]{0,5}", number):
         step = int(number)
         if kind == "every":
             return list(range(count - 1, -1, -step))[::-1]
         return list(range(count - step, count) if kind == "last" else range(step))
-    found: list[int] = []
-    for part in text.split(","):
-        low, dash, high = part.partition("-")
-        if not low.isdecimal() or (dash and not high.isdecimal()):
-            raise SurgeryError(
-                f"blocks {blocks!r} must be all, last:N, first:N, every:N, or numbers such as 0,2,4-6"
-            )
-        found += range(int(low), int(high) + 1) if dash else [int(low)]
+    found = read_numbers(text)
+    if found is None:
+        raise SurgeryError(
+            f"{what} {blocks!r} must be all, last:N, first:N, every:N, or numbers such as 0,2,4-6"
+        )
     return found
 
 
@@ -117,9 +150,9 @@ def _match(
     *,
     with_content: bool,
 ) -> list[str]:
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    wanted = pattern_list(patterns)
     if not wanted:
-        raise SurgeryError(f"no pattern was given, expected the name of a {what}")
+        raise SurgeryError(f"no pattern was given, expected at least one (of: {what})")
     found: set[str] = set()
     problems = []
     for pattern in wanted:
@@ -127,9 +160,7 @@ def _match(
         if with_content:
             hits += [n for n in names if fnmatchcase(n, f"{pattern}.*")]
         if not hits:
-            near = difflib.get_close_matches(pattern, known, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
-            problems.append(f"{pattern!r} matches no {what}{hint}")
+            problems.append(f"{pattern!r} matches no {what}{nearest(pattern, known, otherwise='')}")
         found.update(hits)
     if problems:
         raise SurgeryError("; ".join(problems))

@@ -137,9 +137,9 @@ def _numbers(given: Any, size: int, where: str) -> list[int]:
         if len(values) != size:
             raise SurgeryError(f"{where}: a mask of {len(values)} was given, there are {size}")
         return [number for number, value in enumerate(values) if value]
-    wrong = [value for value in values if type(value) is not int or not 0 <= value < size]
-    if wrong:
-        raise SurgeryError(f"{where} {wrong[0]!r} is not there, they are numbered 0 to {size - 1}")
+    wrong = next((value for value in values if type(value) is not int or not 0 <= value < size), None)
+    if wrong is not None:
+        raise SurgeryError(f"{where} {wrong!r} is not there, they are numbered 0 to {size - 1}")
     return list(values)
 
 
@@ -155,7 +155,10 @@ def _scores(parts: Parts, importance: Mapping[str, Tensor], what: str) -> dict[s
         values = importance.get(name) if isinstance(importance, Mapping) else None
         if values is None:
             raise SurgeryError(f"importance has nothing for {name}; measure it with {what}_importance")
-        values = torch.as_tensor(values, dtype=torch.float64)
+        try:
+            values = torch.as_tensor(values, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SurgeryError(f"importance of {name} is {values!r}, expected {part.size} numbers") from error
         if values.shape != (part.size,) or not bool(values.isfinite().all()):
             raise SurgeryError(
                 f"importance of {name} has shape {tuple(values.shape)}, expected {part.size} finite numbers"

@@ -51,7 +51,8 @@ def read_recipe(path: str | PathLike[str]) -> list[tuple[Callable[..., SurgeryRe
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SurgeryError(f"{path}: cannot be read as TOML ({error})") from error
     tables = content.get("operation")
-    if set(content) != {"operation"} or not isinstance(tables, list) or not tables:
+    is_list = isinstance(tables, list) and all(isinstance(table, dict) for table in tables)
+    if set(content) != {"operation"} or not is_list or not tables:
         raise SurgeryError(f"{path}: expected tables [[operation]] and nothing else")
     return [_operation(dict(table), f"{path}, operation {place + 1}") for place, table in enumerate(tables)]
 
@@ -65,18 +66,21 @@ def apply_recipe(
     """Do the operations of a recipe on a model and its processor, in place, in order.
 
     Raises:
-        SurgeryError: one cannot be done; those before it are done.
+        SurgeryError: one cannot be done, which is named by its number; those before it are done.
     """
     reports = []
-    for function, keywords in recipe:
+    for number, (function, keywords) in enumerate(recipe, start=1):
         needs = {"processor": processor} if "processor" in inspect.signature(function).parameters else {}
-        reports.append(function(model, **needs, **keywords))
+        try:
+            reports.append(function(model, **needs, **keywords))
+        except SurgeryError as error:
+            raise SurgeryError(f"operation {number} ({function.__name__}): {error}") from error
     return reports
 
 
 def _operation(table: dict[str, Any], where: str) -> tuple[Callable[..., SurgeryReport], dict[str, Any]]:
     name = table.pop("name", None)
-    if name not in OPERATIONS:
+    if not isinstance(name, str) or name not in OPERATIONS:
         raise SurgeryError(f"{where}: name={name!r} is unknown{nearest(str(name), OPERATIONS)}")
     function = getattr(importlib.import_module(OPERATIONS[name]), name)
     parameters = inspect.signature(function).parameters

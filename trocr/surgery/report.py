@@ -79,8 +79,13 @@ class SurgeryReport:
             groups[key] = groups.get(key, 0) + 1
         for (name, told), number in groups.items():
             rows.append(f"  {name}{f' x {number}' if number > 1 else ''}: {told}")
-        rows += [f"  {name} {number:g}" for name, number in self.numbers.items()]
+        rows += [f"  {name} {_number(number)}" for name, number in self.numbers.items()]
         return "\n".join([*rows, *self.notes])
+
+
+def _number(value: float) -> str:
+    """Counts with all their digits, measures with six."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:g}"
 
 
 def _told(change: Change) -> str:

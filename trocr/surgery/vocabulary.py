@@ -11,6 +11,7 @@ from os import PathLike
 from trocr.models import VisionEncoderDecoderModel
 from trocr.nn.embeddings import SinusoidalPositions
 from trocr.processor import TrOCRProcessor
+from trocr.surgery.blocks import forget_adapter
 from trocr.surgery.report import SurgeryReport, report
 from trocr.surgery.tokenizer_training import train_tokenizer
 from trocr.surgery.vocabulary_checks import (
@@ -69,7 +70,7 @@ def extend_vocabulary(
         texts that do not come back from their tokens as they were).
     Raises:
         SurgeryError: no tokens, one that is empty, white space, given twice or that the tokenizer cannot
-            write; the tokenizer is not this model's; the corpus cannot be read.
+            write; the tokenizer is not this model's; the corpus cannot be read; a model with an adapter.
     Source: `add_tokens` and `resize_token_embeddings` of `transformers` 5.23.
     Differs: those add an "é" that byte-level BPE reads as another character's byte, put spaces behind tokens
         in the middle of a SentencePiece word, and draw new rows at random.
@@ -98,7 +99,8 @@ def extend_vocabulary(
     followed = follow(model, ids, vocab_size=size)
     changes = replace_rows(model, plan, followed, seed=seed, action="carried")
     processor.tokenizer = edited.tokenizer
-    return report("extend_vocabulary", model, changes, numbers=numbers, notes=[*notes, *_lost(followed.lost)])
+    notes += [*_lost(followed.lost), *forget_adapter(model)]
+    return report("extend_vocabulary", model, changes, numbers=numbers, notes=notes)
 
 
 def shrink_vocabulary(
@@ -123,7 +125,7 @@ def shrink_vocabulary(
         The report; numbers as those of `extend_vocabulary`.
     Raises:
         SurgeryError: the corpus is empty or cannot be read, a text of `keep` cannot be written, the tokenizer
-            is not this model's.
+            is not this model's; a model with an adapter.
     Source: vocabulary trimming (arXiv:2305.15020) by tokens that are used.
     """
     editor = check_pair(model, processor)
@@ -145,7 +147,8 @@ def shrink_vocabulary(
     check_positions(model, followed.config.decoder.pad_token_id)
     changes = replace_rows(model, plan, followed, action="sliced")
     processor.tokenizer = edited.tokenizer
-    return report("shrink_vocabulary", model, changes, numbers=numbers, notes=_lost(followed.lost))
+    notes = [*_lost(followed.lost), *forget_adapter(model)]
+    return report("shrink_vocabulary", model, changes, numbers=numbers, notes=notes)
 
 
 def replace_tokenizer(
@@ -177,7 +180,7 @@ def replace_tokenizer(
         The report; numbers as those of `extend_vocabulary`.
     Raises:
         SurgeryError: it cannot be loaded or lacks a token for begin, end or padding; the processor's
-            tokenizer is not this model's; the corpus cannot be read.
+            tokenizer is not this model's; the corpus cannot be read; a model with an adapter.
     Source: "Fine-Tuning Transformers: Vocabulary Transfer" (arXiv:2112.14569).
     Differs: unilm's `--adapt-dictionary` copies rows by index, whatever their tokens are.
     """
@@ -209,6 +212,7 @@ def replace_tokenizer(
         notes.append(f"texts start with {names[0]!r} instead of {names[1]!r}; {_STARTS[bool(model.tied)]}")
     changes = replace_rows(model, plan, followed, seed=seed, action="carried")
     processor.tokenizer = found
+    notes += forget_adapter(model)
     return report("replace_tokenizer", model, changes, numbers=numbers, notes=notes)
 
 

@@ -10,7 +10,10 @@ from typing import ParamSpec, TypeVar
 from trocr.models import VisionEncoderDecoderModel
 from trocr.nn.embeddings import SinusoidalPositions
 from trocr.processor import TrOCRProcessor
+from trocr.surgery.blocks import refuse_adapter
+from trocr.surgery.pairing import expect_processor
 from trocr.surgery.patterns import SurgeryError
+from trocr.surgery.vocabulary_corpus import expect_unicode
 from trocr.surgery.vocabulary_ids import needed_ids
 from trocr.surgery.vocabulary_match import end_id
 from trocr.surgery.vocabulary_rows import check_tables
@@ -27,9 +30,10 @@ def check_pair(model: VisionEncoderDecoderModel, processor: TrOCRProcessor) -> E
 
     Raises:
         SurgeryError: it has more tokens than the model rows, or far fewer, or other tokens for padding and
-            the end; or it is none of ours.
+            the end; or it is none of ours; or the model has an adapter.
     """
-    tokenizer = processor.tokenizer
+    refuse_adapter(model)
+    tokenizer = expect_processor(processor).tokenizer
     editor = asked(edit, tokenizer)
     check_tables(model)
     rows, config = model.config.decoder.vocab_size, model.config
@@ -65,6 +69,7 @@ def check_tokens(tokens: Iterable[str]) -> list[str]:
     for token in found:
         if not isinstance(token, str) or not token.strip():
             raise SurgeryError(f"a token is {token!r}, expected a string that is more than white space")
+        expect_unicode(token, f"token {token!r}")
     twice = [token for token, count in Counter(found).items() if count > 1]
     if twice:
         raise SurgeryError(f"given twice: {some(map(repr, twice))}; give each token once")

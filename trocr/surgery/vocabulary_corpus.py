@@ -40,6 +40,8 @@ def read_corpus(corpus: Corpus) -> list[str]:
     """
     parts: Iterable[str | PathLike[str]]
     parts = [Path(corpus)] if isinstance(corpus, str | PathLike) else corpus
+    if not isinstance(parts, Iterable):
+        raise SurgeryError(f"the corpus is {corpus!r}, expected the path of a text file, or a list of texts")
     texts: list[str] = []
     for part in parts:
         if isinstance(part, PathLike):
@@ -51,7 +53,24 @@ def read_corpus(corpus: Corpus) -> list[str]:
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise SurgeryError("the corpus has no text; give a file with one text a line, or a list of texts")
+    for text in texts:
+        expect_unicode(text, "the corpus")
     return texts
+
+
+def expect_unicode(text: str, where: str) -> None:
+    """Check that a text can be written.
+
+    Raises:
+        SurgeryError: it has a lone surrogate, which is no character.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SurgeryError(
+            f"{where}: {text[error.start]!r} at {error.start} is a lone surrogate, which is no Unicode "
+            "character; clean the text first: text.encode('utf-8', 'replace').decode()"
+        ) from error
 
 
 def _lines(path: Path) -> list[str]:

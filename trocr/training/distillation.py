@@ -10,6 +10,7 @@ depend on the scale of the residual stream; attention is compared as the mean ov
 may differ.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -39,6 +40,8 @@ class Weights:
         hidden: distance of matched blocks' states, mean over encoder and decoder.
         attention: divergence of matched blocks' attention, mean over its three kinds.
         temperature: that scores are divided by before they are compared.
+    Raises:
+        DistillationError: one is negative or no number, all are zero, or the temperature is not above zero.
     """
 
     labels: float = 0.5
@@ -46,6 +49,13 @@ class Weights:
     hidden: float = 0.0
     attention: float = 0.0
     temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        losses = (self.labels, self.logits, self.hidden, self.attention)
+        if not all(math.isfinite(weight) and weight >= 0 for weight in losses) or not any(losses):
+            raise DistillationError(f"{self}: weights must be 0 or more, and one of them above 0")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise DistillationError(f"temperature={self.temperature} must be above 0")
 
 
 class DistillationObjective(Objective):
@@ -60,8 +70,8 @@ class DistillationObjective(Objective):
         ctc: see `Objective`.
         label_smoothing: see `Objective`.
     Raises:
-        DistillationError: states or attention are to be compared, and the two see images as other numbers of
-            tokens.
+        DistillationError: the two share parameters, which would be frozen; or states or attention are to be
+            compared, and one is of timm, or they see images as other numbers of tokens.
     """
 
     def __init__(
@@ -74,11 +84,13 @@ class DistillationObjective(Objective):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(model, ctc=ctc, label_smoothing=label_smoothing)
+        _check_apart(model, teacher)
         self.weights = weights
+        if weights.hidden or weights.attention:
+            _check_blocks(model, teacher)
+            _check_grids(model, teacher)
         self._teacher = (teacher.eval().requires_grad_(False),)
         self.projections = nn.ModuleDict()
-        if weights.hidden or weights.attention:
-            _check_grids(model, teacher)
         if weights.hidden:
             self.projections.update({stack: _projections(model, teacher, stack) for stack in STACKS})
 
@@ -206,6 +218,26 @@ def _projections(student: ImageToText, teacher: ImageToText, stack: str) -> nn.M
     count = len(getattr(student, stack).blocks)
     same = mine == theirs
     return nn.ModuleList(nn.Identity() if same else nn.Linear(mine, theirs, bias=False) for _ in range(count))
+
+
+def _check_apart(student: ImageToText, teacher: ImageToText) -> None:
+    mine = {id(parameter) for parameter in student.parameters()}
+    if any(id(parameter) in mine for parameter in teacher.parameters()):
+        raise DistillationError(
+            "the teacher shares parameters with the student, and a teacher's are frozen; give a copy of it "
+            "(copy.deepcopy)"
+        )
+
+
+def _check_blocks(student: ImageToText, teacher: ImageToText) -> None:
+    for who, model in (("student", student), ("teacher", teacher)):
+        for stack in STACKS:
+            if not len(getattr(model, stack).blocks):
+                raise DistillationError(
+                    f"the {stack} of the {who} is a {type(getattr(model, stack)).__name__} without blocks of "
+                    "this library: states and attention cannot be compared; set hidden and attention to 0 "
+                    "and learn from the scores"
+                )
 
 
 def _check_grids(student: ImageToText, teacher: ImageToText) -> None:

@@ -69,6 +69,7 @@ def prepare(options: TrainingOptions) -> Prepared:
         objective = Objective(model, ctc=ctc, label_smoothing=smoothing)
         return Prepared(objective=objective, processor=processor, teacher_processor=None)
     teacher, teacher_processor = _load_teacher(given, processor)
+    _check_positions(given.teacher, teacher, options.data.label_limit(_positions(model)))
     weights = Weights(
         labels=given.labels,
         logits=given.logits,
@@ -112,6 +113,19 @@ def _load_teacher(
             "(`trocr surgery replace-tokenizer`), or train it on lines that the teacher has read"
         )
     return VisionEncoderDecoderModel.from_pretrained(folder), found
+
+
+def _positions(model: VisionEncoderDecoderModel) -> int:
+    return model.config.decoder.max_position_embeddings
+
+
+def _check_positions(name: str, teacher: VisionEncoderDecoderModel, longest: int) -> None:
+    """Find out before the first long line that a teacher cannot read it."""
+    if longest > _positions(teacher):
+        raise DistillationError(
+            f"distillation.teacher={name!r} has {_positions(teacher)} positions, labels may have {longest} "
+            f"tokens; set data.max_label_tokens to {_positions(teacher)}, or take another teacher"
+        )
 
 
 def _sees_alike(first: TrOCRProcessor, second: TrOCRProcessor) -> bool:

@@ -56,6 +56,7 @@ def average(
         raise click.UsageError("--weight, --decay and --data exclude one another: give one of them")
     from trocr.surgery import averaging
 
+    common.check_places(output, json_file)
     if sources:
         found = averaging.greedy_soup(checkpoints, _score(sources, kind, batch_size))
     elif decay is not None:

@@ -4,14 +4,14 @@ Source: original work.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from trocr.commands.console import to_bytes
+from trocr.commands.console import OutputError, check_outputs, open_output, to_bytes
 
 if TYPE_CHECKING:
     from trocr.models import VisionEncoderDecoderModel
@@ -35,12 +35,24 @@ def operation(function: Operation) -> Callable[..., None]:
     @JSON
     @wraps(function)
     def command(checkpoint: str, output: str, json_file: str | None, **options: Any) -> None:
+        check_places(output, json_file)
         model, processor = load(checkpoint)
         report = function(model, processor, **options)
         save(model, processor, output)
         show(report, json_file)
 
     return command
+
+
+def check_places(output: str, json_file: str | None) -> None:
+    """Find out before the work whether the checkpoint and the report can be written after it.
+
+    Raises:
+        OutputError: one cannot.
+    """
+    if Path(output).exists() and not Path(output).is_dir():
+        raise OutputError(f"{output}: is a file, expected a folder for the checkpoint; give another folder")
+    check_outputs(json_file)
 
 
 def load(checkpoint: str) -> tuple["VisionEncoderDecoderModel", "TrOCRProcessor"]:
@@ -61,7 +73,17 @@ def save(model: "VisionEncoderDecoderModel", processor: "TrOCRProcessor", output
 
 def show(report: "SurgeryReport", json_file: str | None) -> None:
     """Print a report, and write all of it where that is asked for."""
-    click.echo(to_bytes(report.text()))
+    _show([report], report.to_dict(), json_file)
+
+
+def show_all(reports: "Sequence[SurgeryReport]", json_file: str | None) -> None:
+    """Print several reports, and write them as a list where that is asked for."""
+    _show(reports, [report.to_dict() for report in reports], json_file)
+
+
+def _show(reports: "Sequence[SurgeryReport]", values: Any, json_file: str | None) -> None:
+    for report in reports:
+        click.echo(to_bytes(report.text()))
     if json_file:
-        text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+        with open_output(json_file) as file:
+            click.echo(json.dumps(values, indent=1, ensure_ascii=False).encode(), file=file)

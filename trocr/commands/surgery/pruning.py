@@ -92,16 +92,13 @@ def prune_units(
 
 def _numbers(option: str, given: Sequence[str]) -> dict[str, list[int]] | None:
     """Read PATTERN=0,2,4-6, repeated; None where nothing is given."""
+    from trocr.surgery.patterns import read_numbers
+
     found: dict[str, list[int]] = {}
     for text in given:
         pattern, equals, listed = text.rpartition("=")
-        numbers: list[int] = []
-        for part in listed.replace(" ", "").split(","):
-            low, dash, high = part.partition("-")
-            if not equals or not low.isdecimal() or (dash and not high.isdecimal()):
-                raise click.BadParameter(
-                    f"{text!r}, expected PATTERN=numbers such as 0,2,4-6", param_hint=option
-                )
-            numbers += range(int(low), int(high) + 1) if dash else [int(low)]
+        numbers = read_numbers(listed) if equals else None
+        if numbers is None:
+            raise click.BadParameter(f"{text!r}, expected PATTERN=numbers such as 0,2,4-6", param_hint=option)
         found.setdefault(pattern, []).extend(numbers)
     return found or None
