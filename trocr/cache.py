@@ -70,6 +70,21 @@ class LayerCache:
             self._keys = self._keys[:, :, : self.length].index_select(0, rows)
             self._values = self._values[:, :, : self.length].index_select(0, rows)
 
+    def truncate(self, length: int) -> None:
+        """Forget all tokens but the first `length`; the cross-attention part stays, and so does the room."""
+        if self._keys is not None and self._values is not None and self._keys.shape[2] == self.length:
+            # without room beyond the tokens they may be the caller's tensors, which nothing is written into
+            self._keys, self._values = self._keys[:, :, :length], self._values[:, :, :length]
+        if length == 0:
+            self._keys = self._values = None
+        self.length = length
+
+    def forget_first(self, count: int) -> None:
+        """Forget the first `count` tokens; those after them move to the front."""
+        if self._keys is not None and self._values is not None:
+            self._keys, self._values = self._keys[:, :, count:], self._values[:, :, count:]
+            self.length -= count
+
     def keep_images(self, rows: Tensor) -> None:
         """Keep the given rows of the cross-attention part, in this order."""
         if self.cross is not None:
@@ -125,6 +140,35 @@ class DecoderCache:
         """Reorder or drop images in place: the cross-attention part alone; `select` does the decoder rows."""
         for layer in self.layers:
             layer.keep_images(rows)
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens but the first `length`, in place: those that speculation guessed wrong.
+
+        The cross-attention part stays as it is.
+
+        Args:
+            length: tokens to keep of every row, from 0 to `self.length`.
+        Raises:
+            ValueError: there are not as many tokens.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(
+                f"the cache holds {self.length} tokens and cannot be cut to {length}; expected 0 to "
+                f"{self.length}"
+            )
+        for layer in self.layers:
+            layer.truncate(length)
+
+    def forget_first(self, count: int) -> None:
+        """Forget the first `count` tokens of every row in place, for rows that began later.
+
+        Raises:
+            ValueError: there are not as many tokens.
+        """
+        if not 0 <= count <= self.length:
+            raise ValueError(f"the cache holds {self.length} tokens, {count} cannot be forgotten")
+        for layer in self.layers:
+            layer.forget_first(count)
 
     def __len__(self) -> int:
         return len(self.layers)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trocr.generation.search import LARGE, TokenChooser
+from trocr.generation.search import LARGE, SPAN, WIDE, TokenChooser, first_best, half_of_many
 from trocr.generation.stopping import Stop
 
 PAD, EOS = 1, 2
@@ -106,3 +106,44 @@ def test_dropping_finished_rows_changes_no_result(may_drop):
     assert len(here) >= LARGE // 4
     for name in ("sequences", "finished", "cut", "token_log_probs"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize("width", [WIDE - 1, WIDE, WIDE + 1, WIDE + SPAN - 1, 50265])
+def test_the_best_of_many_scores_is_argmax(width):
+    random = torch.Generator().manual_seed(width)
+    few_values = torch.randint(0, 40, (6, width), generator=random).float()
+    many = torch.randn(6, 2, width, generator=random)[:, 1]  # rows that are not neighbours in memory
+    for place, row in enumerate(many):
+        row[[0, SPAN - 1, SPAN, width // 2, width - 2, width - 1][place]] = 9.0
+    odd = torch.full((4, width), -torch.inf)
+    odd[1, width - 1] = 0.0
+    odd[2, 700] = odd[2, 5000] = torch.nan
+    odd[3, [5, SPAN + 5]] = torch.inf
+    for scores in (few_values, many, odd):
+        assert torch.equal(first_best(scores), scores.argmax(dim=-1))
+
+
+def test_a_decoder_may_have_rows_dropped_as_soon_as_they_end():
+    asked = []
+
+    def at_once(num_rows: int, num_finished: int) -> bool:
+        asked.append((num_rows, num_finished))
+        return True
+
+    search = chooser(rows=3, may_drop=True, drops=at_once, with_log_probs=True)
+    assert search.choose(scores(5, 6, 7), None).rows is None
+    assert search.choose(scores(5, EOS, 7), None).rows.tolist() == [0, 2]
+    assert search.ids.tolist() == [[2, 5, 5], [2, 7, 7]]
+    choice = search.choose(scores(EOS, 6), None)
+    assert (choice.tokens.tolist(), choice.rows.tolist()) == ([EOS, PAD, 6], [1])
+    assert search.choose(scores(EOS), None).done
+    found = search.results()
+    assert found.sequences.tolist() == [[2, 5, 5, EOS, PAD], [2, 6, EOS, PAD, PAD], [2, 7, 7, 6, EOS]]
+    assert (found.token_log_probs != 0).sum(dim=1).tolist() == [3, 2, 4]
+    assert found.finished.all()
+    assert asked == [(3, 1), (2, 1)]
+
+
+def test_many_rows_are_dropped_once_half_of_them_are_finished():
+    assert [half_of_many(LARGE, done) for done in (LARGE // 2 - 1, LARGE // 2)] == [False, True]
+    assert not half_of_many(LARGE - 1, LARGE - 2)

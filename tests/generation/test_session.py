@@ -118,3 +118,24 @@ def test_a_record_has_every_row_from_the_first_step_on():
     assert [weights[0].shape[0] for weights in record.attentions] == [2, 2]
     assert record.cross_attentions == []
     assert not Record().wanted
+
+
+def test_tokens_that_may_come_are_scored_in_one_call():
+    model = toy()
+    ahead = torch.tensor([[3, 4], [5, 6]])
+    plain, several = session(model, use_cache=False), session(model)
+    expected = [plain.next_logits(ids) for ids in (starts(2), grow(starts(2), 3, 5))]
+    expected.append(plain.next_logits(torch.cat((starts(2), ahead), dim=1)))
+    assert torch.equal(several.score(starts(2), ahead), torch.stack(expected, dim=1))
+    several.truncate(2)
+    ids = torch.cat((grow(starts(2), 3, 5), torch.tensor([[7, 6], [6, 6]])), dim=1)
+    assert torch.equal(several.score(ids)[:, 0], plain.next_logits(ids))
+    assert model.decoder.calls[-2] == (2, 2), "two tokens were not in the cache"
+    assert several.cache.length == 4
+
+
+def test_masks_follow_the_tokens_that_may_come():
+    decoder = MaskDecoder()
+    masked = Session(decoder, memory=None, keep_mask=torch.tensor([[0, 1], [1, 1]]))
+    masked.score(torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, 3, dtype=torch.long))
+    assert decoder.masks == [[[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]]

@@ -22,6 +22,13 @@ class ToyCache:
         self.selected: list[list[int]] = []
         self.kept_images: list[list[int]] = []
 
+    @property
+    def length(self) -> int:
+        return self.ids.shape[1]
+
+    def truncate(self, length: int) -> None:
+        self.ids = self.ids[:, :length]
+
     def select(self, rows: Tensor) -> None:
         self.selected.append(rows.tolist())
         self.ids = self.ids[rows]
@@ -34,7 +41,7 @@ class ToyCache:
 class ToyDecoder:
     """Scores of the next token depend on image, last token and length: `table[image, token, step]`.
 
-    With a cache it sees the last token only, and checks that the cache holds the row it continues.
+    With a cache it sees the last tokens only, and goes by the row that the cache holds.
     """
 
     table: Tensor  # (images, V, steps, V)
@@ -58,9 +65,10 @@ class ToyDecoder:
         images = torch.zeros(ids.shape[0], dtype=torch.long)
         if memory is not None:
             images = memory[:, 0, 0].long().repeat_interleave(group)
-        step = (ids.shape[1] - 1) % self.table.shape[2]
-        logits = self.table[images, ids[:, -1], step][:, None]
-        return CausalLMOutput(logits=logits, past_key_values=cache)
+        places = range(ids.shape[1] - rest.get("logits_to_keep", 1), ids.shape[1])
+        steps = self.table.shape[2]
+        logits = [self.table[images, ids[:, place], place % steps] for place in places]
+        return CausalLMOutput(logits=torch.stack(logits, dim=1), past_key_values=cache)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trocr.generation.ranker import WORST, Finished, Rules, take
-from trocr.generation.search import LARGE, Choice, Hypotheses
+from trocr.generation.search import Choice, DropRule, Hypotheses, half_of_many
 from trocr.generation.stopping import Stop
 
 
@@ -30,8 +30,9 @@ class BeamChooser:
         sample: draw continuations by their probability instead of taking the best.
         generator: random numbers for drawing; None is torch's own.
         with_log_probs: follow the log-probabilities of the chosen tokens.
-        may_drop: stop computing images that are settled once they are half of at least `LARGE` rows. Not for
-            sampling, where random numbers would then fall to other images.
+        may_drop: stop computing images that are settled once `drops` says so. Not for sampling, where random
+            numbers would then fall to other images.
+        drops: asked with the number of rows that are computed, and how many of them are of settled images.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class BeamChooser:
         generator: torch.Generator | None = None,
         with_log_probs: bool = False,
         may_drop: bool = False,
+        drops: DropRule = half_of_many,
     ) -> None:
         self.ids = ids
         self.stop = stop
@@ -57,6 +59,7 @@ class BeamChooser:
         self.generator = generator
         self.with_log_probs = with_log_probs
         self.may_drop = may_drop
+        self.drops = drops
         self._prefix = ids.shape[1]
         self._num_candidates = max(2, 1 + len(stop.end_tokens)) * num_beams
         images = ids.shape[0] // num_beams
@@ -108,7 +111,12 @@ class BeamChooser:
         facts = (self._finished.open & ~done.all(), moved.any(), self._finished.hopeless.sum())
         more, has_moved, num_settled = torch.stack([fact.long() for fact in facts]).tolist()
         tokens, images = self.ids[:, -1], len(kept)
-        if self.may_drop and more and self.ids.shape[0] >= LARGE and 2 * num_settled >= images > num_settled:
+        if (
+            self.may_drop
+            and more
+            and images > num_settled > 0
+            and self.drops(len(tokens), num_settled * self.num_beams)
+        ):
             searched = (~self._finished.hopeless).nonzero()[:, 0]
             settled = self._finished.hopeless.nonzero()[:, 0]
             self._settled.append((self._images[settled], self._finished.of_images(settled)))

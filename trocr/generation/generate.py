@@ -4,15 +4,16 @@ Source: `GenerationMixin.generate` of `transformers` 5.23 for arguments and thei
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from trocr.generation import processors
 from trocr.generation.beam import BeamChooser
-from trocr.generation.inputs import Start, decoder_of
+from trocr.generation.drafts import Draft, DraftSource, Proposer, draft_of
+from trocr.generation.inputs import ImageInputs, Start, decoder_of
 from trocr.generation.lengths import Length, resolve_length, warn_cut
 from trocr.generation.loop import Trace, steps
 from trocr.generation.options import GenerationConfig, GenerationError
@@ -21,8 +22,9 @@ from trocr.generation.ranker import Rules
 from trocr.generation.request import Request, check_vocabulary, sort_arguments
 from trocr.generation.results import GenerateOutput
 from trocr.generation.rules import as_ids
-from trocr.generation.search import Chooser, Hypotheses, TokenChooser
+from trocr.generation.search import Chooser, DropRule, Hypotheses, TokenChooser, half_of_many
 from trocr.generation.session import Record, Session
+from trocr.generation.speculation import check_draft, speculative_steps
 from trocr.generation.stopping import Stop
 from trocr.generation.streaming import Outlet
 
@@ -104,11 +106,14 @@ def prepare(
             f"streaming needs num_beams=1, got {options.num_beams}: the tokens of beams settle at the end"
         )
     tokens = request.inputs.tokens(model, options)
+    if request.extras.draft is not None:
+        check_draft(options)
     length = resolve_length(
         options, request.chosen, prefix=tokens[0].shape[1], positions=config.max_position_embeddings
     )
     start = request.inputs.read(model, options, tokens)
-    return Job.of(request, decoder, length, start)
+    job = Job.of(request, decoder, length, start)
+    return job if request.extras.draft is None else job.with_draft(request, config.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,8 @@ class Job:
     process: Processor
     trace: Trace
     outlet: Outlet
+    draft: Draft | None = None
+    proposer: Proposer | None = None
 
     @classmethod
     def of(cls, request: Request, decoder: Any, length: Length, start: Start) -> "Job":
@@ -163,13 +170,40 @@ class Job:
             extras.logits_processor or extras.stopping_criteria or extras.prefix_allowed_tokens_fn
         )
         may_drop = alike and not (trace.with_logits or trace.with_scores or session.record.wanted)
-        chooser = build_chooser(options, ids, stop, extras.random(ids.device), may_drop=may_drop)
+        drops = getattr(decoder, "drops_rows", half_of_many)
+        random = extras.random(ids.device)
+        chooser = build_chooser(options, ids, stop, random, may_drop=may_drop, drops=drops)
         return cls(options, length, start, session, chooser, process, trace, Outlet(extras.streamer))
+
+    def with_draft(self, request: Request, vocab_size: int) -> "Job":
+        """Add the draft that a request asks for.
+
+        Raises:
+            GenerationError: it is no draft, or does not fit the model or the inputs.
+        """
+        draft = draft_of(request.extras.draft)
+        inputs = request.inputs
+        has_images = isinstance(inputs, ImageInputs) and isinstance(inputs.pixel_values, Tensor)
+        source = DraftSource(
+            prefix=self.start.ids.shape[1],
+            vocab_size=vocab_size,
+            end_tokens=frozenset(as_ids(self.options.eos_token_id)),
+            memory=self.start.memory,
+            keep_mask=self.start.keep_mask,
+            encode=cast(ImageInputs, inputs).memory_of if has_images else None,
+        )
+        return replace(self, draft=draft, proposer=draft.start(source))
 
     def run(self) -> Iterator[Tensor]:
         """Generate, giving the newest tokens (R,) of every step."""
         self.outlet.start(self.chooser.ids)
-        for tokens in steps(self.session, self.chooser, self.process, self.trace):
+        roles = (self.session, self.chooser, self.process, self.trace)
+        if self.draft is None or self.proposer is None:
+            made = steps(*roles)
+        else:
+            assert isinstance(self.chooser, TokenChooser)
+            made = speculative_steps(self.session, self.chooser, *roles[2:], self.draft, self.proposer)
+        for tokens in made:
             self.outlet.put(tokens)
             yield tokens
         self.outlet.end()
@@ -209,7 +243,13 @@ class Job:
 
 
 def build_chooser(
-    options: GenerationConfig, ids: Tensor, stop: Stop, random: torch.Generator | None, *, may_drop: bool
+    options: GenerationConfig,
+    ids: Tensor,
+    stop: Stop,
+    random: torch.Generator | None,
+    *,
+    may_drop: bool,
+    drops: DropRule = half_of_many,
 ) -> Chooser:
     """Build the chooser that the options ask for: greedy, sampling or beams.
 
@@ -219,6 +259,7 @@ def build_chooser(
         stop: says when a row is finished.
         random: random numbers for sampling.
         may_drop: whether rows that are finished need not be computed, when nothing is drawn.
+        drops: when they are taken out of the batch.
     """
     keeps, sample = options.return_dict_in_generate is True, options.do_sample is True
     may_drop = may_drop and not sample
@@ -232,6 +273,7 @@ def build_chooser(
             generator=random,
             with_log_probs=keeps,
             may_drop=may_drop,
+            drops=drops,
         )
     rules = Rules(
         length_penalty=1.0 if options.length_penalty is None else options.length_penalty,
@@ -250,4 +292,5 @@ def build_chooser(
         generator=random,
         with_log_probs=keeps,
         may_drop=may_drop,
+        drops=drops,
     )

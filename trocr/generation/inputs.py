@@ -58,10 +58,12 @@ class ImageInputs:
 
     Attributes:
         pixel_values: (B, C, height, width).
-        encoder_outputs: of the same images, instead of `pixel_values`.
+        encoder_outputs: of the same images; goes before `pixel_values`, which only a draft model looks at
+            then.
         decoder_input_ids: (B, T) tokens to begin with; the start token goes before them unless a row has it.
         decoder_attention_mask: (B, T), 1 = attend.
         interpolate_pos_encoding: accept other image sizes.
+        crop_pos_encoding: accept images without their padding on the right; see `ImageEncoder.forward`.
     """
 
     pixel_values: Tensor | None = None
@@ -69,6 +71,7 @@ class ImageInputs:
     decoder_input_ids: Tensor | None = None
     decoder_attention_mask: Tensor | None = None
     interpolate_pos_encoding: bool = False
+    crop_pos_encoding: bool = False
 
     def tokens(self, model: Any, options: GenerationConfig) -> tuple[Tensor, Tensor | None]:
         """Give ids and mask that rows begin with.
@@ -105,13 +108,22 @@ class ImageInputs:
         if self.encoder_outputs is not None:
             encoded = _encoded(self.encoder_outputs)
         else:
-            encoded = model.encode(
-                cast(Tensor, self.pixel_values),
-                interpolate_pos_encoding=self.interpolate_pos_encoding,
+            encoded = self._encode(
+                model,
                 output_attentions=options.output_attentions is True,
                 output_hidden_states=options.output_hidden_states is True,
             )
         return Start(*tokens, memory=model.memory(encoded), encoded=encoded)
+
+    def memory_of(self, other: ImageModel) -> Tensor:
+        """Give the memory (B, S', D_mem') that another model makes of the same images."""
+        return other.memory(self._encode(other))
+
+    def _encode(self, model: ImageModel, **wanted: bool) -> BaseModelOutput:
+        if self.crop_pos_encoding:  # an encoder need not know the word otherwise
+            wanted["crop_pos_encoding"] = True
+        pixels = cast(Tensor, self.pixel_values)
+        return model.encode(pixels, interpolate_pos_encoding=self.interpolate_pos_encoding, **wanted)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ class Extras:
             beams.
         seed: for sampling; the same draws as after `torch.manual_seed(seed)`, whose state is left alone.
         generator: random numbers for sampling, instead of `seed`.
+        draft: guesses several tokens, which the model checks in one call; the tokens stay those of greedy
+            search. An `NGramDraft`, a `ModelDraft`, any other `Draft`, or a model with the same vocabulary.
+            `assistant_model` is a second name.
     """
 
     logits_processor: Sequence[Processor] | None = None
@@ -50,6 +53,7 @@ class Extras:
     streamer: Streamer | TokenCallback | None = None
     seed: int | None = None
     generator: torch.Generator | None = None
+    draft: Any = None
 
     def __post_init__(self) -> None:
         if self.seed is not None and self.generator is not None:
@@ -107,6 +111,8 @@ def sort_arguments(
         if rest.get(first_name) is not None:
             raise GenerationError(f"the first argument of generate is {first_name}, also given by name")
         rest[first_name] = first
+    if "assistant_model" in rest:
+        rest.setdefault("draft", rest.pop("assistant_model"))
     make: Callable[..., ImageInputs | TextInputs] = kind
     inputs = make(**_take(rest, kind))
     extras = Extras(**_take(rest, Extras))

@@ -4,17 +4,22 @@ Source: original work; whisper's `Inference` for the idea of hiding cache and me
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from trocr.cache import DecoderCache
+from trocr.generation.options import GenerationError
 from trocr.outputs import CausalLMOutput
 
 
 class Decoder(Protocol):
-    """What generation asks of a text decoder; `trocr.decoder.TextDecoderLM` has it."""
+    """What generation asks of a text decoder; `trocr.models.TrOCRForCausalLM` has it."""
+
+    @property
+    def config(self) -> Any:
+        """A `TrOCRConfig`."""
 
     def __call__(
         self,
@@ -28,7 +33,11 @@ class Decoder(Protocol):
         output_hidden_states: bool,
         logits_to_keep: int,
     ) -> CausalLMOutput:
-        """Score the last token of (R, T) ids as (R, 1, V) logits."""
+        """Score the last `logits_to_keep` tokens of (R, T) ids as (R, logits_to_keep, V) logits.
+
+        A decoder may also have a method `drops_rows(num_rows, num_finished) -> bool` (`search.DropRule`): it
+        says when rows that are finished are taken out of the batch, which is cheap for some.
+        """
 
 
 @dataclass
@@ -108,6 +117,47 @@ class Session:
         self._spread_mask()
         return logits
 
+    def score(self, ids: Tensor, ahead: Tensor | None = None) -> Tensor:
+        """Score what follows rows, and what follows each of the tokens that might come next, in one call.
+
+        Needs a cache, and one row for each image. The cache holds the tokens of `ahead` afterwards;
+        `truncate` takes back those that do not come.
+
+        Args:
+            ids: (R, T) rows; what the cache does not hold of them is read.
+            ahead: (R, k) tokens that may come next, or None.
+        Returns:
+            (R, k+1, V) float32 logits: after the row, and after each token of `ahead`.
+        """
+        self._started = True
+        held = 0 if self.cache is None else self.cache.length
+        num_ahead = 0 if ahead is None else ahead.shape[1]
+        if self.keep_mask is not None:
+            num_new = ids.shape[1] + num_ahead - self.keep_mask.shape[1]
+            new = self.keep_mask.new_ones(len(ids), max(num_new, 0))
+            self.keep_mask = torch.cat((self.keep_mask, new), dim=1)
+        ids = ids[:, held:]
+        if ahead is None or num_ahead == 0:
+            return self._run(ids)[:, None]
+        return self._run(torch.cat((ids, ahead), dim=1), keep=1 + num_ahead)
+
+    def truncate(self, length: int) -> None:
+        """Let the cache hold the first `length` tokens of every row, and no more.
+
+        Raises:
+            GenerationError: the decoder's cache cannot be cut back.
+        """
+        if self.cache is None or self.cache.length == length:
+            return
+        if not hasattr(self.cache, "truncate"):
+            raise GenerationError(
+                f"{type(self.cache).__name__} cannot forget tokens (it has no truncate), which a draft "
+                "needs; leave draft out for this model"
+            )
+        self.cache.truncate(length)
+        if self.keep_mask is not None:
+            self.keep_mask = self.keep_mask[:, : length + 1]
+
     def _spread_mask(self) -> None:
         if self.keep_mask is not None:
             self.keep_mask = self.keep_mask.repeat_interleave(self.group, dim=0)
@@ -126,7 +176,7 @@ class Session:
             if self.cache is not None:
                 self.cache.keep_images(images)
 
-    def _run(self, ids: Tensor) -> Tensor:
+    def _run(self, ids: Tensor, keep: int = 1) -> Tensor:
         out = self.decoder(
             input_ids=ids,
             attention_mask=self.keep_mask,
@@ -135,10 +185,10 @@ class Session:
             use_cache=self.use_cache,
             output_attentions=self.record.with_attentions,
             output_hidden_states=self.record.with_hidden_states,
-            logits_to_keep=1,
+            logits_to_keep=keep,
         )
         self.cache = out.past_key_values
         self.record.add(out)
         if self.keep_mask is not None:
             self.keep_mask = torch.cat((self.keep_mask, torch.ones_like(self.keep_mask[:, :1])), dim=1)
-        return out.logits[:, -1].float()
+        return (out.logits[:, -1] if keep == 1 else out.logits[:, -keep:]).float()

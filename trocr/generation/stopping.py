@@ -23,6 +23,9 @@ class Stop:
         max_time_s: seconds after which all rows are finished; None is no limit. Time begins now.
         criteria: the caller's, any of which finishes a row.
         device: where the rows are.
+
+    Attributes:
+        ends: the end tokens as a set of numbers; `end_tokens` has them as a tensor.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Stop:
         criteria: Sequence[Criterion] = (),
         device: torch.device | None = None,
     ) -> None:
+        self.ends = frozenset(end_tokens)
         self.end_tokens = torch.tensor(end_tokens, dtype=torch.long, device=device)
         self.max_length = max_length
         self.max_time_s = max_time_s
@@ -53,10 +57,23 @@ class Stop:
 
     def __call__(self, ids: Tensor, scores: Sequence[Tensor] | None = None) -> Tensor:
         """Say which rows (R, T) are finished by their last token, as bools (R,)."""
-        late = self.max_time_s is not None and time.monotonic() - self.started_s > self.max_time_s
-        if ids.shape[1] >= self.max_length or late:
+        if self.is_over(ids.shape[1]):
             return torch.ones(ids.shape[0], dtype=torch.bool, device=ids.device)
         done = self.ended(ids[:, -1])
+        stopped = self.by_criteria(ids, scores)
+        return done if stopped is None else done | torch.tensor(stopped, device=ids.device)
+
+    def is_over(self, num_tokens: int) -> bool:
+        """Say whether rows of `num_tokens` tokens are all finished: full, or out of time."""
+        if num_tokens >= self.max_length:
+            return True
+        return self.max_time_s is not None and time.monotonic() - self.started_s > self.max_time_s
+
+    def by_criteria(self, ids: Tensor, scores: Sequence[Tensor] | None) -> list[bool] | None:
+        """Say which rows (R, T) the caller's criteria finish; None where there are no criteria."""
+        if not self.criteria:
+            return None
+        done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
         for criterion in self.criteria:
             done = done | torch.as_tensor(criterion(ids, scores), device=ids.device)
-        return done
+        return [bool(value) for value in done.tolist()]
