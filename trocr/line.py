@@ -67,4 +67,6 @@ def token_texts(tokenizer: Tokenizer, ids: list[int], text: str) -> list[str]:
 
 def _shared_start(one: str, other: str) -> int:
     """Number of characters that two strings begin with alike."""
+    if other.startswith(one):
+        return len(one)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
