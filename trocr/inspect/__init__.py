@@ -6,12 +6,13 @@
 Source: original work; each module names its own.
 """
 
-from trocr.inspect.attention_maps import AttentionMaps, attention_maps, attention_rollout
+from trocr.inspect.attention_maps import AttentionMaps, attention_maps
 from trocr.inspect.comparison import WeightComparison, compare_weights
 from trocr.inspect.hooks import Captured, capture, patch
 from trocr.inspect.lens import Lens, logit_lens
 from trocr.inspect.page import attention_page
 from trocr.inspect.pictures import overlay
+from trocr.inspect.rollout import attention_rollout
 from trocr.inspect.similarity import ActivationComparison, compare_activations, linear_cka
 from trocr.inspect.sizes import Sizes, measure_sizes
 from trocr.inspect.taps import Tap, list_taps

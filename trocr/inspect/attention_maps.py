@@ -10,7 +10,7 @@ left out, since it mixes tokens, not places.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from trocr.encoder import ImageEncoder
 from trocr.inspect.geometry import Floats, Geometry
 from trocr.inspect.hooks import capture
 from trocr.inspect.reading import Reading, evaluating, read_image
-from trocr.inspect.taps import is_patch_encoder
+from trocr.inspect.rollout import attention_rollout, check_rollout, encoder_attention
+from trocr.inspect.taps import check_model, is_patch_encoder
 from trocr.models import VisionEncoderDecoderModel
 from trocr.nn.attention import Attention
 from trocr.processor import TrOCRProcessor
@@ -57,6 +58,18 @@ class AttentionMaps:
     is_rollout: bool
     geometry: Geometry
 
+    def check(self, token: int, which: int = 0) -> None:
+        """Refuse a map that is not there.
+
+        Raises:
+            SurgeryError: no such token or map.
+        """
+        if not (-len(self.tokens) <= token < len(self.tokens) and 0 <= which < self.maps.shape[1]):
+            raise SurgeryError(
+                f"map {which} of token {token}: there are {len(self.tokens)} tokens with "
+                f"{self.maps.shape[1]} maps each"
+            )
+
     def pixels(self, token: int, which: int = 0) -> Floats:
         """Lay one map on the image: (height, width), each pixel with the share of its patch.
 
@@ -66,11 +79,7 @@ class AttentionMaps:
         Raises:
             SurgeryError: no such token or map.
         """
-        if not (-len(self.tokens) <= token < len(self.tokens) and 0 <= which < self.maps.shape[1]):
-            raise SurgeryError(
-                f"map {which} of token {token}: there are {len(self.tokens)} tokens with "
-                f"{self.maps.shape[1]} maps each"
-            )
+        self.check(token, which)
         return self.geometry.to_pixels(self.maps[token, which])
 
     def distinct(self) -> Floats:
@@ -132,33 +141,38 @@ def attention_maps(
         heads: numbers of the heads that count; None means all.
         rollout: follow the attention through the encoder down to the patches.
         per_head: a map for each head of each of those blocks, instead of their average.
-        options: of `generate`, such as `num_beams`. Maps are those of the text that was chosen.
+        options: of `generate`, such as `num_beams`; `native_width=True` leaves out the padding on the right,
+            as `Reader.read` does. Maps are those of the text that was chosen.
     Raises:
-        SurgeryError: no such block or head, an encoder without patches, or (rollout) without attentions.
+        SurgeryError: no such model, block or head, an option that is set here, an encoder without patches, or
+            (rollout) without attentions among all its states.
         ImageError: the image cannot be read.
     Source: see the module.
     """
+    check_model(model)
     blocks = choose_blocks(layers, len(model.decoder.blocks))
     chosen = [_heads(model, block, heads) for block in blocks]
     num_prefix, patch_hw, grid = _patches(model)
-    if rollout and not is_patch_encoder(model.encoder):
-        raise SurgeryError(
-            f"rollout needs the attentions of the encoder, and {type(model.encoder).__name__} gives none"
-        )
+    if rollout:
+        check_rollout(model)
     reading = read_image(model, processor, image, **options)
+    input_hw = reading.pixel_values.shape[2], reading.pixel_values.shape[3]
+    if is_patch_encoder(model.encoder):  # the image may have another size than the encoder is made for
+        grid = input_hw[0] // patch_hw[0], input_hw[1] // patch_hw[1]
     geometry = Geometry.of(
         processor.image_processor,
         (reading.picture.height, reading.picture.width),
         patch_hw=patch_hw,
         grid=grid,
     )
+    geometry = replace(geometry, input_hw=input_hw)
     probs = _cross_attention(model, reading, blocks, chosen)  # blocks of (H, N, S)
     if per_head:
         maps = torch.cat(probs)
     else:
         maps = torch.stack([found.mean(dim=0) for found in probs]).mean(dim=0, keepdim=True)  # (1, N, S)
     if rollout:
-        maps = maps @ attention_rollout(_encoder_attention(model, reading))[0].float()
+        maps = maps @ attention_rollout(encoder_attention(model, reading))[0].float()
     maps = maps.transpose(0, 1).cpu()  # (N, M, S)
     return AttentionMaps(
         source=reading.source,
@@ -172,28 +186,6 @@ def attention_maps(
         is_rollout=rollout,
         geometry=geometry,
     )
-
-
-def attention_rollout(probs: Sequence[Tensor]) -> Tensor:
-    """Multiply the attentions of a stack, each averaged over heads and mixed half and half with the identity.
-
-    Args:
-        probs: (B, H, S, S) of each block, in order.
-    Returns:
-        (B, S, S) in float64, rows add up to 1: how much of each input token is in each output token.
-    Raises:
-        SurgeryError: there is no block.
-    Source: arXiv:2005.00928 sec. 3, equation 1 and the 0.5 of its residual connections.
-    """
-    if not probs:
-        raise SurgeryError("rollout: no attention was given, expected that of at least one block")
-    mixed: Tensor | None = None
-    for found in probs:
-        mean = found.double().mean(dim=1)
-        step = (mean + torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)) / 2
-        mixed = step if mixed is None else step @ mixed
-    assert mixed is not None
-    return mixed
 
 
 @torch.no_grad()
@@ -211,25 +203,21 @@ def _heads(model: VisionEncoderDecoderModel, block: int, heads: Sequence[int] | 
     attention = model.decoder.get_submodule(f"blocks.{block}.cross_attn")
     assert isinstance(attention, Attention)
     count = attention.num_heads
-    found = list(range(count)) if heads is None else list(heads)
-    if not found or not all(0 <= head < count for head in found):
+    found = list(range(count)) if heads is None else heads
+    known = isinstance(found, list | tuple | range) and all(
+        type(head) is int and 0 <= head < count for head in found
+    )
+    if not known or not found:
         raise SurgeryError(
-            f"heads {heads} are not among the {count} of decoder block {block}, which are numbered 0 to "
+            f"heads {heads!r} are not among the {count} of decoder block {block}, which are numbered 0 to "
             f"{count - 1}"
         )
-    return found
+    return list(found)
 
 
 def _pairs(blocks: Sequence[int], heads: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
     for block, found in zip(blocks, heads, strict=True):
         yield from ((block, head) for head in found)
-
-
-@torch.no_grad()
-def _encoder_attention(model: VisionEncoderDecoderModel, reading: Reading) -> list[Tensor]:
-    with evaluating(model), capture(model.encoder, "blocks.*.self_attn.probs") as captured:
-        model.encode(reading.pixel_values)
-    return [calls[0] for calls in captured.values()]
 
 
 def _patches(model: VisionEncoderDecoderModel) -> tuple[int, tuple[int, int], tuple[int, int]]:

@@ -11,16 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trocr.inspect.taps import check_model
+from trocr.surgery.patterns import SurgeryError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distance:
     """How far a tensor b is from a tensor a of the same name and shape.
 
     Attributes:
-        name: of the parameter.
-        relative: |a - b| / |a|, in the Euclidean norm; infinite where a is zero and b is not.
+        name: of the parameter or buffer.
+        relative: |a - b| / |a|, in the Euclidean norm; infinite where a is zero and b is not; NaN where
+            numbers differ of which one is NaN.
         cosine: of the angle between them as vectors; NaN where one of them is zero and the other is not.
-        largest: largest absolute difference of two numbers.
+        largest: largest absolute difference of two numbers. NaN and NaN count as equal.
     """
 
     name: str
@@ -31,7 +35,7 @@ class Distance:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightComparison:
-    """Two models' parameters. A tied parameter counts under each of its names.
+    """Two models' parameters and saved buffers. A tied parameter counts under each of its names.
 
     Attributes:
         distances: of the tensors that both have in the same shape, in the order of the first model.
@@ -56,14 +60,14 @@ class WeightComparison:
         """Plain values, for JSON; None stands for what is not a finite number."""
         found = {**asdict(self), "num_equal": self.num_equal}
         for row in (found, *found["distances"]):
-            for name in ("relative", "cosine"):  # JSON has no infinity and no NaN
+            for name in ("relative", "cosine", "largest"):  # JSON has no infinity and no NaN
                 if name in row and not math.isfinite(row[name]):
                     row[name] = None
         return found
 
     def table(self, rows: int = 20) -> str:
-        """Lay out for a terminal: the tensors that moved most, then what cannot be compared."""
-        apart = sorted((d for d in self.distances if d.largest), key=lambda d: d.relative, reverse=True)
+        """Lay out for a terminal: tensors that moved most, then what cannot be compared, `rows` of each."""
+        apart = sorted((d for d in self.distances if d.largest), key=_order, reverse=True)
         lines = [
             f"{len(self.distances)} tensors of the same name and shape: {self.num_equal} equal, "
             f"{len(apart)} not; relative distance of all {self.relative:.4g}"
@@ -75,22 +79,32 @@ class WeightComparison:
         lines += [f"{d.name:{width}}  {d.relative:9.4g}  {d.cosine:9.6f}  {d.largest:9.4g}" for d in shown]
         if len(apart) > rows:
             lines.append(f"and {len(apart) - rows} nearer ones")
-        lines += [f"only in A: {name}" for name in self.only_in_a]
-        lines += [f"only in B: {name}" for name in self.only_in_b]
-        lines += [
-            f"other shape: {name}, {list(a)} and {list(b)}" for name, (a, b) in self.other_shapes.items()
-        ]
+        shapes = [f"{name}, {list(a)} and {list(b)}" for name, (a, b) in self.other_shapes.items()]
+        for what, names in (
+            ("only in A", self.only_in_a),
+            ("only in B", self.only_in_b),
+            ("other shape", shapes),
+        ):
+            lines += [f"{what}: {name}" for name in names[:rows]]
+            if len(names) > rows:
+                lines.append(f"{what}: {'and ' if rows else ''}{len(names) - rows} more")
         return "\n".join(lines)
 
 
 def compare_weights(a: nn.Module, b: nn.Module) -> WeightComparison:
-    """Measure how far the parameters of two models are apart, name by name.
+    """Measure how far the parameters and saved buffers of two models are apart, name by name.
+
+    Buffers are a timm backbone's running means and the like; those that count are left out.
 
     Args:
         a: the first model, against whose size distances are measured.
         b: the second; of any architecture.
+    Raises:
+        SurgeryError: no such model, or it is on the meta device.
     """
-    first, second = (dict(model.named_parameters(remove_duplicate=False)) for model in (a, b))
+    for model in (a, b):
+        check_model(model, parts=())
+    first, second = _tensors(a), _tensors(b)
     shared = [name for name in first if name in second]
     alike = [name for name in shared if first[name].shape == second[name].shape]
     distances, apart, whole = [], 0.0, 0.0
@@ -111,14 +125,28 @@ def compare_weights(a: nn.Module, b: nn.Module) -> WeightComparison:
     )
 
 
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    found = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    if any(tensor.is_meta for tensor in found.values()):
+        raise SurgeryError(
+            f"{type(model).__name__} is on the meta device, where weights have no values: load it"
+        )
+    return found
+
+
+def _order(distance: Distance) -> float:
+    return math.inf if math.isnan(distance.relative) else distance.relative
+
+
 @torch.no_grad()
 def _distance(name: str, a: Tensor, b: Tensor) -> tuple[Distance, float, float]:
     """Distance, and the squares |a - b|^2 and |a|^2."""
     a, b = (tensor.detach().cpu().double().flatten() for tensor in (a, b))
-    difference, size, other = float((a - b).square().sum()), float(a.square().sum()), float(b.square().sum())
+    apart = (a - b).masked_fill((a == b) | (a.isnan() & b.isnan()), 0)
+    difference, size, other = (float(tensor.square().sum()) for tensor in (apart, a, b))
     both = (size * other) ** 0.5
     cosine = 1.0 if difference == 0 else float(a @ b) / both if both else float("nan")
-    largest = float((a - b).abs().max()) if len(a) else 0.0
+    largest = float(apart.abs().max()) if len(a) else 0.0
     found = Distance(
         name=name,
         relative=_ratio(difference**0.5, size**0.5),
@@ -129,6 +157,8 @@ def _distance(name: str, a: Tensor, b: Tensor) -> tuple[Distance, float, float]:
 
 
 def _ratio(part: float, whole: float) -> float:
+    if not part:
+        return 0.0
     if whole:
         return part / whole
-    return float("inf") if part else 0.0
+    return float("inf")

@@ -9,8 +9,10 @@ Source: original work; the two context managers after TransformerLens and nnsigh
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,9 +69,10 @@ def capture(
 ) -> Iterator[Captured]:
     """Keep what passes the taps of a model while the block runs; outputs stay the same, bit for bit.
 
-    Attentions whose `probs` are wanted use the eager core meanwhile, as the fused one has no probabilities;
-    compiled modules run uncompiled. Those two round otherwise than what they stand for. Blocks that are
-    recomputed in a backward pass (gradient checkpointing) pass their taps twice.
+    Attentions whose probabilities are wanted are not fused meanwhile, as the fused kernel has none; compiled
+    modules run uncompiled. Those two round otherwise than what they stand for. Blocks that are recomputed in
+    a backward pass (gradient checkpointing) pass their taps twice. What other threads run through the model
+    passes the taps as well, also those of a patch.
 
     Args:
         model: what `list_taps` takes.
@@ -84,6 +87,7 @@ def capture(
         SurgeryError: a pattern matches no tap.
     """
     taps = choose_taps(model, patterns)
+    place = None if device is None else torch.device(device)
     captured = Captured({tap.name: [] for tap in taps})
 
     def keep(tap: Tap, value: object) -> None:
@@ -91,7 +95,7 @@ def capture(
             return
         if detach:
             with torch.inference_mode(False):  # a copy that later computations may use
-                value = value.detach().clone() if device is None else value.detach().to(device, copy=True)
+                value = value.detach().clone() if place is None else value.detach().to(place, copy=True)
         captured[tap.name].append(value)
 
     with _hooked(model, [(tap, keep) for tap in taps]):
@@ -113,6 +117,10 @@ def patch(model: nn.Module, replacements: Mapping[str, Replacement]) -> Iterator
     Raises:
         SurgeryError: a pattern matches no tap; while the model runs: a replacement does not fit.
     """
+    if not isinstance(replacements, Mapping):
+        raise SurgeryError(
+            f"patch: got a {type(replacements).__name__}, expected {{pattern: function or tensor}}"
+        )
     chosen = [(tap, value) for pattern, value in replacements.items() for tap in choose_taps(model, pattern)]
     if not chosen:
         raise SurgeryError("patch: no replacement was given, expected {pattern: function or tensor}")
@@ -156,19 +164,19 @@ def _replacer(value: Replacement) -> Action:
 def _hooked(model: nn.Module, actions: Sequence[tuple[Tap, Action]]) -> Iterator[None]:
     """Call functions with what passes taps; what they return, if anything, takes its place."""
     with ExitStack() as stack:
-        stack.enter_context(_uncompiled())
+        if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
+            stack.enter_context(_lent("stance", _uncompile))
         for tap, action in actions:
             module = model.get_submodule(tap.name)
             hook = _hook(tap, action)
             if tap.kind == "probs":
                 attention = model.get_submodule(tap.name.rpartition(".")[0])
-                assert isinstance(attention, Attention)
-                stack.callback(setattr, attention, "core", attention.core)
-                attention.core = "eager"
-                rows: list[int] = []
-                before = attention.register_forward_pre_hook(_row_counter(rows), with_kwargs=True)
-                stack.callback(before.remove)
-                hook = _hook(tap, _unfolding(action, rows))
+                stack.enter_context(_lent(attention, partial(_open, attention)))
+                if isinstance(attention, Attention):
+                    rows = _Rows()
+                    before = attention.register_forward_pre_hook(_row_counter(rows), with_kwargs=True)
+                    stack.callback(before.remove)
+                    hook = _hook(tap, _unfolding(action, rows))
             stack.callback(module.register_forward_hook(hook).remove)
         yield
 
@@ -180,18 +188,26 @@ def _hook(tap: Tap, action: Action) -> Callable[..., Tensor | None]:
     return hook
 
 
-def _row_counter(rows: list[int]) -> Callable[..., None]:
+class _Rows(threading.local):
+    """Rows of the call of an attention that a thread is in; None of a call that began before the block."""
+
+    count: int | None = None
+
+
+def _row_counter(rows: _Rows) -> Callable[..., None]:
     def count(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-        rows[:] = [(inputs[0] if inputs else options["x"]).shape[0]]
+        rows.count = (inputs[0] if inputs else options["x"]).shape[0]
 
     return count
 
 
-def _unfolding(action: Action, rows: list[int]) -> Action:
+def _unfolding(action: Action, rows: _Rows) -> Action:
     """Show probabilities as (B, H, T, S) also where rows that share an image came folded."""
 
     def unfolded(tap: Tap, probs: Tensor) -> Tensor | None:
-        shared = rows[0] // probs.shape[0]
+        if rows.count is None:
+            return None
+        shared = rows.count // probs.shape[0]
         if shared == 1:
             return action(tap, probs)
         new = action(tap, unfold_rows(probs, shared))
@@ -200,11 +216,43 @@ def _unfolding(action: Action, rows: list[int]) -> Action:
     return unfolded
 
 
+_LOCK = threading.Lock()
+_LENT: dict[object, tuple[int, Callable[[], None]]] = {}
+"""What is changed just now: number of blocks that need it, and what undoes it."""
+
+
 @contextmanager
-def _uncompiled() -> Iterator[None]:
+def _lent(key: object, lend: Callable[[], Callable[[], None]]) -> Iterator[None]:
+    """Change something while any block needs it: the first one changes it, the last one to end undoes it.
+
+    Blocks of several threads end in any order, so none of them can put back what it found.
+    """
+    with _LOCK:
+        count, undo = _LENT.get(key) or (0, lend())
+        _LENT[key] = count + 1, undo
+    try:
+        yield
+    finally:
+        with _LOCK:
+            count, undo = _LENT.pop(key)
+            if count > 1:
+                _LENT[key] = count - 1, undo
+            else:
+                undo()
+
+
+def _open(attention: nn.Module) -> Callable[[], None]:
+    """Let an attention of this package, or of timm, compute its probabilities; give what undoes it."""
+    name, value = ("core", "eager") if isinstance(attention, Attention) else ("fused_attn", False)
+    if not hasattr(attention, name):  # one of timm that is never fused
+        return lambda: None
+    undo = partial(setattr, attention, name, getattr(attention, name))
+    setattr(attention, name, value)
+    return undo
+
+
+def _uncompile() -> Callable[[], None]:
     """Run compiled modules as they are, since compiled code does not look for new hooks."""
-    if "torch._dynamo" not in sys.modules:  # then nothing can have been compiled
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    stack = ExitStack()
+    stack.enter_context(torch.compiler.set_stance("force_eager"))
+    return stack.close

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trocr.inspect.hooks import capture
 from trocr.inspect.reading import evaluating, read_image, token_name
+from trocr.inspect.taps import check_model
 from trocr.models import VisionEncoderDecoderModel
 from trocr.processor import TrOCRProcessor
 from trocr.surgery.patterns import SurgeryError
@@ -109,13 +110,16 @@ def logit_lens(
         processor: the model's own.
         image: whatever `trocr.image.open_image` takes.
         top_k: candidates of each layer and position.
-        options: of `generate`. Each position sees the tokens that were written before it.
+        options: of `generate`, and `native_width` as in `attention_maps`. Each position sees the tokens that
+            were written before it.
     Raises:
-        SurgeryError: `top_k` is below 1 or above the vocabulary.
+        SurgeryError: no such model, `top_k` is below 1 or above the vocabulary, or an option that is set
+            here.
         ImageError: the image cannot be read.
     Source: see the module.
     Differs: the layer "embeddings", before the first block, is shown too.
     """
+    check_model(model)
     size = model.config.decoder.vocab_size
     if not 1 <= top_k <= size:
         raise SurgeryError(f"top_k is {top_k}, expected 1 to {size}, the size of the vocabulary")

@@ -6,7 +6,7 @@ Source: original work.
 from collections.abc import Sequence
 from html import escape
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from trocr.inspect.attention_maps import AttentionMaps
 from trocr.inspect.pictures import data_url, patches_picture, strengths
@@ -34,12 +34,16 @@ body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 70em;
 """
 
 
-def attention_page(found: Sequence[AttentionMaps]) -> str:
+def attention_page(found: AttentionMaps | Sequence[AttentionMaps]) -> str:
     """Lay maps out as a page: of each image the picture, its tokens, and the map of the token pointed at.
+
+    One image's maps may be given as they are.
 
     Tokens can be reached by keyboard and touch as well. Strengths are those of `pictures.strengths`: the
     strongest patch of each token is fully red, so colours of different tokens are not to be compared.
     """
+    if isinstance(found, AttentionMaps):
+        found = [found]
     body = "\n".join(_section(maps, place) for place, maps in enumerate(found))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -62,9 +66,9 @@ def _about(found: Sequence[AttentionMaps]) -> str:
 def _section(maps: AttentionMaps, place: int) -> str:
     width, height = maps.picture.size
     shown = max(width, min(SHOWN_PX, 3 * width))
-    small = maps.picture
-    if width > PICTURE_PX[0] or height > PICTURE_PX[1]:
-        small = ImageOps.contain(small, PICTURE_PX)
+    small, scale = maps.picture, min(PICTURE_PX[0] / width, PICTURE_PX[1] / height)
+    if scale < 1:  # of a thin one a pixel is left
+        small = small.resize((max(1, round(width * scale)), max(1, round(height * scale))))
     picture = f".p{place} {{ aspect-ratio: {width} / {height}; background-image: url({data_url(small)}) }}"
     covers = [_cover(maps, patches_picture(grid), f"{width} / {height}") for grid in strengths(maps)]
     tokens = "".join(_token(maps, token, cover) for token, cover in enumerate(covers))

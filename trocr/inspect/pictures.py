@@ -24,8 +24,11 @@ def overlay(maps: AttentionMaps, token: int) -> Image.Image:
 
     Args:
         maps: the average is drawn where there are several for a token; of rollout, `AttentionMaps.distinct`.
-        token: 0 to N - 1.
+        token: 0 to N - 1; negative numbers count from the end.
+    Raises:
+        SurgeryError: no such token.
     """
+    maps.check(token)
     cover = maps.geometry.to_pixels(strengths(maps)[token]) * STRENGTH  # (height, width)
     pixels = np.asarray(maps.picture, dtype=np.float64)
     mixed = pixels + (np.asarray(COLOUR) - pixels) * cover[..., None]

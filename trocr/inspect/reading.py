@@ -3,7 +3,7 @@
 Source: original work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -20,7 +20,18 @@ from trocr.line import token_texts
 from trocr.models import VisionEncoderDecoderModel
 from trocr.outputs import BaseModelOutput
 from trocr.processor import TrOCRProcessor
+from trocr.reading.images import without_padding
+from trocr.surgery.patterns import SurgeryError
 from trocr.tokenizers import Tokenizer
+
+OWN_OPTIONS = (
+    "encoder_outputs",
+    "inputs",
+    "num_return_sequences",
+    "pixel_values",
+    "return_dict_in_generate",
+)
+"""Options of `generate` that are set here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +41,8 @@ class Reading:
     Attributes:
         source: the path that was given, or "image".
         picture: the image, upright, in RGB and of its own size.
-        pixel_values: (1, C, height, width).
+        pixel_values: (1, C, height, width), as the encoder got them.
+        encoding: options that it got.
         memory: (1, S, D_mem) states that cross-attention reads.
         ids: (1, 1 + N) the start token and the N tokens that were written, the end token with them.
         text: without special tokens.
@@ -41,6 +53,7 @@ class Reading:
     source: str
     picture: Image.Image
     pixel_values: Tensor
+    encoding: Mapping[str, bool]
     memory: Tensor
     ids: Tensor
     text: str
@@ -50,27 +63,58 @@ class Reading:
 
 @torch.no_grad()
 def read_image(
-    model: VisionEncoderDecoderModel, processor: TrOCRProcessor, image: Any, **options: Any
+    model: VisionEncoderDecoderModel,
+    processor: TrOCRProcessor,
+    image: Any,
+    *,
+    native_width: bool = False,
+    interpolate_pos_encoding: bool = False,
+    **options: Any,
 ) -> Reading:
-    """Read one image; options are those of `generate`. The model is in evaluation mode meanwhile.
+    """Read one image. The model is in evaluation mode meanwhile.
 
+    Args:
+        model: the model.
+        processor: the model's own.
+        image: whatever `trocr.image.open_image` takes.
+        native_width: leave out the padding on the right, as `Reader.read` does.
+        interpolate_pos_encoding: read an image of another size than the model is made for.
+        options: of `generate`.
     Raises:
+        SurgeryError: an option that is set here, or `native_width` for a processor that does not pad lines.
         ImageError: the image cannot be read.
         GenerationError: see `trocr.generation.generate`.
     """
+    own = [name for name in OWN_OPTIONS if name in options]
+    if own:
+        raise SurgeryError(
+            f"{', '.join(own)} cannot be given: one image is read, the one that is given as `image`, and the "
+            "first text of it"
+        )
+    if native_width and not processor.image_processor.pad_to_aspect_ratio:
+        raise SurgeryError(
+            "native_width is for processors that pad lines (pad_to_aspect_ratio); this one scales every "
+            "image to the full size"
+        )
+    asked = {"crop_pos_encoding": native_width, "interpolate_pos_encoding": interpolate_pos_encoding}
+    encoding = {name: True for name, wanted in asked.items() if wanted}
     picture = open_image(image)
     is_array = getattr(image, "ndim", None) is not None
     pixels = processor.image_processor(image if is_array else picture, return_tensors="pt")["pixel_values"]
+    if native_width:
+        pixels = without_padding(pixels, multiple=model.encoder.embeddings.patch_hw[1])
     with evaluating(model):
         pixels = pixels.to(model.device)
-        encoded = BaseModelOutput.of(model.encode(pixels))
-        output = model.generate(encoder_outputs=encoded, return_dict_in_generate=True, **options)
+        encoded = BaseModelOutput.of(model.encode(pixels, **encoding))
+        output = model.generate(
+            encoder_outputs=encoded, return_dict_in_generate=True, num_return_sequences=1, **options
+        )
         memory = model.memory(encoded)
     assert isinstance(output, GenerateOutput)
     ids = output.sequences[0].tolist()
     new = ids[1:]
     if bool(output.finished[0]):
-        ends = as_ids(options.get("eos_token_id", model.generation_config.eos_token_id))
+        ends = _ends(model, options)
         new = new[: 1 + next((place for place, id in enumerate(new) if id in ends), len(new))]
     tokenizer = processor.tokenizer
     text = tokenizer.decode(new, skip_special_tokens=True)
@@ -78,6 +122,7 @@ def read_image(
         source=fspath(image) if isinstance(image, str | PathLike) else "image",
         picture=picture,
         pixel_values=pixels,
+        encoding=encoding,
         memory=memory,
         ids=torch.tensor([[ids[0], *new]], device=model.device),
         text=text,
@@ -86,12 +131,24 @@ def read_image(
     )
 
 
+def _ends(model: VisionEncoderDecoderModel, options: Mapping[str, Any]) -> tuple[int, ...]:
+    """End tokens of a reading that ended."""
+    given = options.get("eos_token_id")
+    if given is None:
+        given = getattr(options.get("generation_config"), "eos_token_id", None)
+    if given is None:
+        given = model.generation_config.eos_token_id
+    return as_ids(tuple(given) if isinstance(given, list) else given)
+
+
 def token_name(tokenizer: Tokenizer, id: int) -> str:
     """Name a token for people: its text, or the tokenizer's own writing of a part of a character."""
     if id >= len(tokenizer):
         return f"<row {id}>"
     text = str(tokenizer.decode([id]))
-    return text if text and "\ufffd" not in text else str(tokenizer.convert_ids_to_tokens(id))
+    if text and "\ufffd" not in text:
+        return text
+    return tokenizer.convert_ids_to_tokens(id) or f"<row {id}>"
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Multiply-adds are those of matrix products and of the patch convolution, two floating point operations each.
 Norms, activations, softmax and sums are not counted. An image is encoded once: cross-attention's keys and
-values are counted there. A token is decoded with a cache.
+values are counted there. A token is decoded with a cache. Of a backbone of timm, PyTorch counts what an image
+costs, module by module.
 
 Source: arXiv:1706.03762 sec. 3 for what is multiplied; checked against `torch.utils.flop_counter`.
 """
@@ -17,9 +18,11 @@ from torch import nn
 
 from trocr.decoder import DecoderBlock, TextDecoderLM
 from trocr.encoder import EncoderBlock, ImageEncoder
-from trocr.inspect.taps import is_patch_encoder
+from trocr.inspect.reading import evaluating
+from trocr.inspect.taps import check_model, is_patch_encoder
 from trocr.models import VisionEncoderDecoderModel
 from trocr.nn.attention import Attention
+from trocr.surgery.adapter_layers import AdaptedLinear
 from trocr.surgery.patterns import SurgeryError
 
 LINE_TOKENS = 32
@@ -133,9 +136,10 @@ def measure_sizes(model: VisionEncoderDecoderModel, *, tokens: int | None = None
         model: on any device; on the meta device it costs no memory.
         tokens: T, tokens of the line, the end token with them; None means 32, or as many as fit.
     Raises:
-        SurgeryError: `tokens` is below 1 or more than the decoder has positions.
+        SurgeryError: no such model, or `tokens` is below 1 or more than the decoder has positions.
     Source: see the module.
     """
+    check_model(model)
     room = model.config.decoder.max_position_embeddings
     if tokens is None:
         tokens = min(LINE_TOKENS, room)
@@ -149,7 +153,7 @@ def measure_sizes(model: VisionEncoderDecoderModel, *, tokens: int | None = None
         found = list(_encoder(encoder, length, grid[0] * grid[1]))
     else:
         length, found = _foreign_encoder(model)
-    found.append(("enc_to_dec_proj", model.enc_to_dec_proj, _weights(model.enc_to_dec_proj) * length, (0, 0)))
+    found.append(("enc_to_dec_proj", model.enc_to_dec_proj, _linear(model.enc_to_dec_proj, length), (0, 0)))
     found += _decoder(model.decoder, length)
     rows = [_row(*entry, tokens=tokens, seen=seen) for entry in found]
     kept = tuple(row for row in rows if row.parameters or row.line_macs)
@@ -185,12 +189,12 @@ def _encoder(encoder: ImageEncoder, length: int, patches: int) -> Iterator[Entry
         path = f"encoder.blocks.{place}"
         products = 2 * length * length * _inner(block.self_attn)
         yield f"{path}.attn_norm", block.attn_norm, 0, (0, 0)
-        yield f"{path}.self_attn", block.self_attn, _weights(block.self_attn) * length + products, (0, 0)
+        yield f"{path}.self_attn", block.self_attn, _linear(block.self_attn, length) + products, (0, 0)
         yield f"{path}.mlp_norm", block.mlp_norm, 0, (0, 0)
-        yield f"{path}.mlp", block.mlp, _weights(block.mlp) * length, (0, 0)
+        yield f"{path}.mlp", block.mlp, _linear(block.mlp, length), (0, 0)
     yield "encoder.norm", encoder.norm, 0, (0, 0)
     if encoder.pooler is not None:
-        yield "encoder.pooler", encoder.pooler, _weights(encoder.pooler), (0, 0)
+        yield "encoder.pooler", encoder.pooler, _linear(encoder.pooler, 1), (0, 0)
 
 
 def _decoder(decoder: TextDecoderLM, length: int) -> Iterator[Entry]:
@@ -200,34 +204,80 @@ def _decoder(decoder: TextDecoderLM, length: int) -> Iterator[Entry]:
         assert isinstance(block, DecoderBlock)
         path = f"decoder.blocks.{place}"
         own, cross = block.self_attn, block.cross_attn
-        yield f"{path}.self_attn", own, 0, (_weights(own), 2 * _inner(own))
+        yield f"{path}.self_attn", own, 0, (_linear(own, 1), 2 * _inner(own))
         yield f"{path}.attn_norm", block.attn_norm, 0, (0, 0)
         if cross is not None:
-            once = (_weights(cross.k_proj) + _weights(cross.v_proj)) * length
-            each = _weights(cross.q_proj) + _weights(cross.out_proj) + 2 * length * _inner(cross)
+            once = _linear(cross.k_proj, length) + _linear(cross.v_proj, length)
+            each = _linear(cross.q_proj, 1) + _linear(cross.out_proj, 1) + 2 * length * _inner(cross)
             yield f"{path}.cross_attn", cross, once, (each, 0)
             yield f"{path}.cross_attn_norm", block.cross_attn_norm, 0, (0, 0)
-        yield f"{path}.mlp", block.mlp, 0, (_weights(block.mlp), 0)
+        yield f"{path}.mlp", block.mlp, 0, (_linear(block.mlp, 1), 0)
         yield f"{path}.mlp_norm", block.mlp_norm, 0, (0, 0)
-    yield "decoder.output_projection", decoder.output_projection, 0, (_weights(decoder.output_projection), 0)
+    yield (
+        "decoder.output_projection",
+        decoder.output_projection,
+        0,
+        (_linear(decoder.output_projection, 1), 0),
+    )
 
 
 def _foreign_encoder(model: VisionEncoderDecoderModel) -> tuple[int, list[Entry]]:
-    """Encoder tokens, and one row that PyTorch counts in a pass over an empty image."""
+    """Encoder tokens, and rows that PyTorch counts in a pass over an empty image."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     config = model.config.encoder
-    pixels = torch.zeros(1, config.num_channels, *config.image_hw, device=model.device, dtype=model.dtype)
-    # The fused attention of a CPU is not counted, the products that it stands for are.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    # The fused attention of a CPU is not counted, the products that it stands for are. In training mode a
+    # batch norm would learn from the image. The counter fails without gradients where modules get parameters.
+    with (
+        evaluating(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        counter,
+    ):
+        pixels = torch.zeros(1, config.num_channels, *config.image_hw, device=model.device, dtype=model.dtype)
         states = model.encode(pixels).last_hidden_state
-    return states.shape[1], [("encoder", model.encoder, counter.get_total_flops() // 2, (0, 0))]
+    root = type(model.encoder).__name__
+    counts = {
+        f"encoder{name.removeprefix(root)}": sum(flops.values()) // 2
+        for name, flops in counter.get_flop_counts().items()
+        if name.startswith(root)
+    }
+    rows, _ = _foreign_rows("encoder", model.encoder, counts, levels=2)
+    return states.shape[1], rows
 
 
-def _weights(module: nn.Module) -> int:
-    """Multiply-adds of a module's linear layers for one row: every number of a matrix once."""
-    return sum(p.numel() for p in module.parameters() if p.dim() == 2)
+_STACKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def _foreign_rows(
+    path: str, module: nn.Module, counts: dict[str, int], *, levels: int
+) -> tuple[list[Entry], int]:
+    """Rows of the parts of a module and one of the rest of it; and its multiply-adds altogether.
+
+    Parts are shown of so many levels, and of stacks and what is in them: blocks are told apart in attention
+    and the like, attention is not.
+    """
+    rows: list[Entry] = []
+    inside = 0
+    for name, child in module.named_children() if levels > 0 else ():
+        deeper = max(levels - 1, 2 if isinstance(child, _STACKS) else 0)
+        found, macs = _foreign_rows(f"{path}.{name}", child, counts, levels=deeper)
+        rows, inside = rows + found, inside + macs
+    whole = max(inside, counts.get(path, 0))  # a list of modules is never called itself
+    return [*rows, (path, module, whole - inside, (0, 0))], whole
+
+
+def _linear(module: nn.Module, rows: int) -> int:
+    """Multiply-adds of a module's linear layers for so many rows: every number of a matrix once for each.
+
+    DoRA multiplies its two matrices in every call, for the lengths of the rows of the sum.
+    """
+    each = sum(p.numel() for p in module.parameters() if p.dim() == 2)
+    dora = (m for m in module.modules() if isinstance(m, AdaptedLinear) and m.magnitude is not None)
+    return each * rows + sum(m.lora_a.numel() * m.out_features for m in dora)
 
 
 def _inner(attention: Attention) -> int:

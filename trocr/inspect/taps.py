@@ -3,14 +3,14 @@
 A tap is a module whose output is the tensor, so its name is the module's path and ordinary forward hooks work
 on it as well. Where no module gave the tensor, an `nn.Identity` stands for it: `positions`, `probs`,
 `attn_out`, `attn_resid`, `mlp_resid`. In a decoder block, which norms after it adds, the norms give the
-residual stream.
+residual stream. In a backbone of timm, the dropout behind the softmax, `attn_drop`, gives the probabilities.
 
 Letters are those of `trocr.model`; F is the width inside a feed-forward part, H*K that of all heads together.
 
 Source: original work; names and idea of hook points after TransformerLens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -19,7 +19,9 @@ from torch import nn
 from trocr.decoder import DecoderBlock, TextDecoder
 from trocr.encoder import EncoderBlock, ImageEncoder
 from trocr.model import ImageToText
+from trocr.nn.attention import Attention
 from trocr.nn.embeddings import ImageEmbeddings
+from trocr.nn.mlp import MLP
 from trocr.surgery.patterns import SurgeryError, match_names
 
 Kind = Literal[
@@ -41,7 +43,7 @@ Kind = Literal[
 
 residual: the stream that blocks read and write. branch: what a sub-layer adds to it. head: what each head of
 attention gives. hidden: inside a feed-forward part, before and after the activation. memory: what
-cross-attention reads. foreign: of a module that is not this package's.
+cross-attention reads. foreign: of a module that is not this package's, probabilities excepted.
 """
 
 _ATTENTION: tuple[tuple[str, Kind, str], ...] = (
@@ -55,14 +57,16 @@ _ATTENTION: tuple[tuple[str, Kind, str], ...] = (
 
 
 def _attention(name: str, **letters: str) -> tuple[tuple[str, Kind, str], ...]:
-    return tuple((f"{name}.{leaf}", kind, shape.format(**letters)) for leaf, kind, shape in _ATTENTION)
+    return tuple(
+        (f"{name}.{leaf}".lstrip("."), kind, shape.format(**letters)) for leaf, kind, shape in _ATTENTION
+    )
 
 
-def _mlp(q: str, d: str) -> tuple[tuple[str, Kind, str], ...]:
+def _mlp(name: str, q: str, d: str) -> tuple[tuple[str, Kind, str], ...]:
     return (
-        ("mlp.fc1", "hidden", f"(B, {q}, F)"),
-        ("mlp.act", "hidden", f"(B, {q}, F)"),
-        ("mlp.fc2", "branch", f"(B, {q}, {d})"),
+        (f"{name}.fc1".lstrip("."), "hidden", f"(B, {q}, F)"),
+        (f"{name}.act".lstrip("."), "hidden", f"(B, {q}, F)"),
+        (f"{name}.fc2".lstrip("."), "branch", f"(B, {q}, {d})"),
     )
 
 
@@ -76,7 +80,7 @@ _ENCODER_BLOCK: tuple[tuple[str, Kind, str], ...] = (
     *_attention("self_attn", b="B", q="S", k="S", keys="S", d="D_enc"),
     ("attn_resid", "residual", "(B, S, D_enc)"),
     ("mlp_norm", "norm", "(B, S, D_enc)"),
-    *_mlp("S", "D_enc"),
+    *_mlp("mlp", "S", "D_enc"),
     ("mlp_resid", "residual", "(B, S, D_enc)"),
 )
 _DECODER_BLOCK: tuple[tuple[str, Kind, str], ...] = (
@@ -84,7 +88,7 @@ _DECODER_BLOCK: tuple[tuple[str, Kind, str], ...] = (
     ("attn_norm", "residual", "(B, T, D)"),
     *_attention("cross_attn", b="B'", q="T", k="S", keys="S", d="D"),
     ("cross_attn_norm", "residual", "(B, T, D)"),
-    *_mlp("T", "D"),
+    *_mlp("mlp", "T", "D"),
     ("mlp_norm", "residual", "(B, T, D)"),
 )
 _TEXT_DECODER: tuple[tuple[str, Kind, str], ...] = (
@@ -92,6 +96,10 @@ _TEXT_DECODER: tuple[tuple[str, Kind, str], ...] = (
     ("embed_positions", "embedding", "(T, D) or (B, T, D)"),
     ("embed_norm", "residual", "(B, T, D)"),
 )
+
+
+PROBS_OF_TIMM = "attn_drop"
+"""What timm calls the dropout through which an attention passes its probabilities, unless it is fused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +126,36 @@ def list_taps(model: nn.Module) -> list[Tap]:
     """Name every tap of a model, in the order in which a forward pass comes to them.
 
     Args:
-        model: a whole model, or an encoder, a decoder or a block alone. Of other packages' models (a backbone
-            of timm) every module is a tap; those that give no tensor are captured as nothing.
+        model: a whole model, or an encoder, a decoder, a block or a part of one alone. Of other packages'
+            models (a backbone of timm) every module is a tap; those that give no tensor are captured as
+            nothing.
+    Raises:
+        SurgeryError: it is no module.
     """
+    check_model(model, parts=())
     return list(_taps(model, ""))
+
+
+def check_model(model: object, *, parts: Sequence[str] = ("encoder", "decoder", "config")) -> None:
+    """Refuse what cannot be looked into.
+
+    Args:
+        model: what was given.
+        parts: attributes that it must have.
+    Raises:
+        SurgeryError: it is no module, or lacks a part.
+    """
+    if not isinstance(model, nn.Module):
+        raise SurgeryError(
+            f"a {type(model).__name__} cannot be looked into: expected a model as `from_pretrained` "
+            "loads it, before it is optimized or exported"
+        )
+    missing = [part for part in parts if not hasattr(model, part)]
+    if missing:
+        raise SurgeryError(
+            f"a {type(model).__name__} has no {' and no '.join(missing)}: expected a "
+            "VisionEncoderDecoderModel"
+        )
 
 
 def choose_taps(model: nn.Module, patterns: str | Sequence[str]) -> list[Tap]:
@@ -131,9 +165,16 @@ def choose_taps(model: nn.Module, patterns: str | Sequence[str]) -> list[Tap]:
         SurgeryError: a pattern matches no tap; the nearest name is told.
     """
     taps = {tap.name: tap for tap in list_taps(model)}
+    wanted: list[Any] = [patterns] if isinstance(patterns, str) else list(_each(patterns))
+    if not all(isinstance(pattern, str) for pattern in wanted):
+        raise SurgeryError(f"patterns of taps are {patterns!r}, expected a string or a list of strings")
     if not taps:
         raise SurgeryError(f"{type(model).__name__} has no taps: expected a model of this package")
-    return [taps[name] for name in match_names(list(taps), patterns, "tap")]
+    return [taps[name] for name in match_names(list(taps), wanted, "tap")]
+
+
+def _each(patterns: object) -> Iterable[object]:
+    return patterns if isinstance(patterns, Iterable) else [patterns]
 
 
 def is_patch_encoder(module: nn.Module) -> TypeGuard[ImageEncoder]:
@@ -162,12 +203,18 @@ def _taps(module: nn.Module, path: str) -> Iterator[Tap]:
         without = module.cross_attn is None
         table = [row for row in _DECODER_BLOCK if not (without and row[0].startswith("cross_attn"))]
         yield from _named(module, path, table)
+    elif isinstance(module, Attention):
+        yield from _named(module, path, _attention("", b="B'", q="T", k="S", keys="S", d="D"))
+    elif isinstance(module, MLP):
+        yield from _named(module, path, _mlp("", "T", "D"))
     else:
         for name, child in module.named_children():
             if not type(child).__module__.startswith("trocr.") and not isinstance(
                 child, nn.ModuleList | nn.ModuleDict
             ):
-                yield Tap(name=f"{path}{name}", kind="foreign", shape="(...)")
+                is_probs = name == PROBS_OF_TIMM
+                shape = "(..., queries, keys)" if is_probs else "(...)"
+                yield Tap(name=f"{path}{name}", kind="probs" if is_probs else "foreign", shape=shape)
             yield from _taps(child, f"{path}{name}.")
 
 

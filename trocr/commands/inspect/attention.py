@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--layer", "layers", default="all", show_default=True, help="Decoder blocks: 2, 0-1, last:1.")
 @click.option("--head", "heads", type=click.IntRange(min=0), multiple=True, help="Only these; repeatable.")
 @common.BEAMS
+@common.NATIVE_WIDTH
 def attention(
     checkpoint: str,
     images: tuple[str, ...],
@@ -32,6 +33,7 @@ def attention(
     layers: str,
     heads: tuple[int, ...],
     beams: int | None,
+    native_width: bool,
 ) -> None:
     """Read each IMAGE, and draw where the decoder looked on it for each token.
 
@@ -43,6 +45,8 @@ def attention(
     from trocr.image import ImageError
     from trocr.inspect.attention_maps import attention_maps
 
+    if output in ("", "-"):
+        raise OutputError(f"--output {output!r} is no place for pictures; give a folder or FILE.html")
     console = Console()
     paths = common.image_paths(images, console)
     found: list[AttentionMaps] = []
@@ -59,7 +63,7 @@ def attention(
                             layers=layers,
                             heads=heads or None,
                             rollout=rollout,
-                            **common.reading_options(beams),
+                            **common.reading_options(beams, native_width=native_width),
                         )
                     )
                 except ImageError as error:
@@ -85,9 +89,9 @@ def _write_pictures(output: str, found: list["AttentionMaps"]) -> None:
 
     taken: set[str] = set()
     for place, maps in enumerate(found):
-        stem = Path(maps.source).stem
-        if stem.casefold() in taken:
-            stem = f"{stem}-image{place}"
+        stem, number = Path(maps.source).stem, place
+        while stem.casefold() in taken:
+            stem, number = f"{Path(maps.source).stem}-image{number}", number + len(found)
         taken.add(stem.casefold())
         values = json.dumps(maps.to_dict(), ensure_ascii=False).encode("utf-8", "backslashreplace")
         files = {f"{stem}.json": values}

@@ -17,10 +17,13 @@ BEAMS = click.option(
     "--beams", type=click.IntRange(min=1), help="Alternatives that are searched.  [default: the model's]"
 )
 
+NATIVE_WIDTH = click.option("--native-width", is_flag=True, help="Leave out the padding on the right.")
 
-def reading_options(beams: int | None) -> dict[str, Any]:
-    """Options of `generate` for what was given on the command line."""
-    return {} if beams is None else {"num_beams": beams}
+
+def reading_options(beams: int | None, *, native_width: bool) -> dict[str, Any]:
+    """Options of reading for what was given on the command line."""
+    options: dict[str, Any] = {} if beams is None else {"num_beams": beams}
+    return {**options, "native_width": True} if native_width else options
 
 
 def image_paths(arguments: Iterable[str], console: Console) -> list[str]:

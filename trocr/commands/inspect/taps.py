@@ -24,11 +24,11 @@ def taps(checkpoint: str, patterns: tuple[str, ...], as_json: bool) -> None:
 
     model, _ = load(checkpoint)
     found = choose_taps(model, patterns or "*")
-    groups: dict[tuple[str, str, str], int] = {}
+    groups: dict[tuple[str, str, str], list[str]] = {}
     for tap in found:
         key = re.sub(r"(?<=\.)\d+(?=\.)", "*", tap.name), tap.kind, tap.shape
-        groups[key] = groups.get(key, 0) + 1
-    names = [f"{name}{f' x {count}' if count > 1 else ''}" for (name, _, _), count in groups.items()]
+        groups.setdefault(key, []).append(tap.name)
+    names = [f"{key[0]} x {len(taps)}" if len(taps) > 1 else taps[0] for key, taps in groups.items()]
     width = max(map(len, names))
     rows = [
         f"{name:{width}}  {kind:9}  {shape}" for name, (_, kind, shape) in zip(names, groups, strict=True)
