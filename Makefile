@@ -30,7 +30,7 @@ format: $(VENV)/.installed-test ## rewrite the code in the format that `make che
 parity: $(VENV)/.installed-test ## compare with transformers at full size (minutes, 6 GB)
 	$(BIN)/python scripts/parity.py --output docs/parity.md
 
-benchmark: $(VENV)/.installed-test ## time generation against transformers
+benchmark: $(VENV)/.installed-test ## time reading one line at a time against transformers
 	$(BIN)/python scripts/benchmark.py
 
 examples: $(VENV)/.installed ## draw the example images anew (needs fonts-dejavu and fonts-liberation)

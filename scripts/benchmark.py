@@ -1,119 +1,115 @@
-"""Time `generate` against `transformers` with its cache on: same weights and images, in turn, in one process.
+"""Measure speed and memory against what a user would pick instead: same weights, lines, threads, in turns.
 
-Random weights of the official shapes; every row writes the same number of tokens. Prints a Markdown table of
-medians with their spread and of the ratio pair by pair; `--output` also writes it to a file.
+    python scripts/benchmark.py --suite base-batch1 --data lines/fondue --threads 1 --output base.json
+
+Suites are the tables of configs/benchmark.toml; docs/performance.md says how they measure. Prints Markdown.
+Training steps have a script of their own, scripts/benchmark_training.py.
 """
 
-import gc
-import importlib.metadata
-import statistics
-import tempfile
-import time
+import json
+import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 import torch
-import transformers
 
-from trocr import OFFICIAL_MODELS, VisionEncoderDecoderModel
+from trocr.atomic_write import write_files
+from trocr.benchmark.errors import BenchmarkError
+from trocr.benchmark.report import Report
+from trocr.benchmark.roofline import measure_roofline
+from trocr.benchmark.runs import alternate, spread
+from trocr.benchmark.settings import Suite, load_suites
+from trocr.benchmark.suites import MAKERS, profile_suite, run_suite
+from trocr.nearest import nearest
+
+__all__ = ["alternate", "main", "read_config", "spread"]  # scripts/benchmark_training.py takes three of them
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "benchmark.toml"
 PATH = click.Path(path_type=Path)
-SHAPES = {"small": "microsoft/trocr-small-printed", "base": "microsoft/trocr-base-printed"}
+QUICK = {"shape": (64, 64, 64), "read_bytes": 2**20, "repeats": 1}
 
 
-def build(shape: str, folder: Path) -> tuple[VisionEncoderDecoderModel, torch.nn.Module]:
-    """The same random weights in both libraries, handed over as a checkpoint directory."""
-    torch.manual_seed(0)
-    VisionEncoderDecoderModel(OFFICIAL_MODELS[SHAPES[shape]].config).save_pretrained(folder)
-    ours = VisionEncoderDecoderModel.from_pretrained(folder)
-    theirs = transformers.VisionEncoderDecoderModel.from_pretrained(folder).eval()
-    return ours, theirs
-
-
-def alternate(
-    first: Callable[[], object],
-    second: Callable[[], object],
-    runs: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> list[tuple[float, float]]:
-    """Seconds of both, in turn (the order changes each time), after one run of each that does not count."""
-    first(), second()
-    times = []
-    for run in range(runs):
-        pair = {}
-        for name, call in ((0, first), (1, second)) if run % 2 else ((1, second), (0, first)):
-            start = clock()
-            call()
-            pair[name] = clock() - start
-        times.append((pair[0], pair[1]))
-    return times
-
-
-def spread(values: list[float], digits: int = 3) -> str:
-    """Median with minimum and maximum."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def compare(shape: str, batch: int, tokens: int, runs: int, folder: Path) -> str:
-    """One row of the table."""
-    ours, theirs = build(shape, folder)
-    torch.manual_seed(1)
-    images = torch.randn(batch, 3, *ours.config.encoder.image_hw)
-    options = {"min_new_tokens": tokens, "max_new_tokens": tokens, "num_beams": 1, "do_sample": False}
-    written = []
-
-    def run(model: torch.nn.Module) -> None:
-        with torch.inference_mode():
-            written.append(model.generate(images, use_cache=True, **options))
-
-    times = alternate(lambda: run(ours), lambda: run(theirs), runs)
-    same = all(torch.equal(written[0], other) for other in written)
-    ratios = [theirs_s / ours_s for ours_s, theirs_s in times]
-    seconds = spread([ours_s for ours_s, _ in times]), spread([theirs_s for _, theirs_s in times])
-    return f"| {shape} | {batch} | {' | '.join(seconds)} | {spread(ratios, 2)} | {'yes' if same else 'NO'} |"
-
-
-def read_config(context: click.Context, _: click.Parameter, path: Path) -> None:
+def read_config(context: click.Context, _: click.Parameter, path: Path) -> Path:
     """Take the file's values as the defaults of the other options."""
-    context.default_map = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        context.default_map = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{path}: cannot be read as TOML ({error})") from error
+    return path
 
 
-@click.command()
-@click.option("--config", default=CONFIG, type=PATH, is_eager=True, expose_value=False, callback=read_config)
-@click.option("--shape", "shapes", type=click.Choice(list(SHAPES)), multiple=True)
-@click.option("--batch", "batches", type=int, multiple=True)
-@click.option("--tokens", type=int, help="Tokens that every row writes.")
-@click.option("--runs", type=int, help="Counted runs of each library.")
-@click.option("--threads", type=int, help="Threads of PyTorch; 0 is its own choice.")
-@click.option("--output", type=PATH, help="Also write the table to this file.")
+def choose(config: Path, names: tuple[str, ...], changes: dict[str, object]) -> list[Suite]:
+    """Suites by name, with what the command line changes."""
+    known = load_suites(config)
+    for name in names:
+        if name == "training":
+            raise BenchmarkError("training has a script of its own: python scripts/benchmark_training.py")
+        if name not in known:
+            raise BenchmarkError(f"{config}: there is no suite {name!r}{nearest(name, known)}")
+    suites = []
+    for name in names:
+        suite, changed = known[name], dict(changes)
+        if kept := changed["candidates"]:
+            changed["reference"] = suite.reference if suite.reference in kept else kept[0]
+            suite = suite.changed(against=tuple(name for name in suite.against if name in kept))
+        suites.append(suite.changed(**{key: value or None for key, value in changed.items()}))
+    return suites
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--config", default=CONFIG, type=PATH, is_eager=True, callback=read_config)
+@click.option("--suite", "names", multiple=True, help="Repeatable; the file says which by default.")
+@click.option("--data", help="Lines with their texts: whatever trocr.data.sources.open_source opens.")
+@click.option("--tokenizer", help="Folder of the tokenizer that gives the lengths of random models' rows.")
+@click.option("--model", help="Instead of the suites' own: a shape, a shipped name or a folder.")
+@click.option("--candidate", "candidates", multiple=True, help="Instead of the suites' own; repeatable.")
+@click.option("--lines", type=int, help="Lines of the workload, instead of the suites' own.")
+@click.option("--block", type=int, help="Lines of a turn.")
+@click.option("--batch", type=int, help="Lines that go through a model together.")
+@click.option("--runs", type=int, help="Times that the workload is gone through.")
+@click.option("--count", "counts", type=int, multiple=True, help="Numbers of images of memory suites.")
+@click.option("--threads", type=int, default=0, help="Threads of PyTorch; 0 is its own choice.")
+@click.option("--profile", is_flag=True, help="Also show where the time of our candidates goes.")
+@click.option("--quick", is_flag=True, help="Limits of the machine from tiny products: for trying out.")
+@click.option("--output", type=PATH, help="Write all numbers here, as JSON.")
+@click.option("--markdown", type=PATH, help="Also write the tables here.")
 def main(
-    shapes: list[str], batches: list[int], tokens: int, runs: int, threads: int, output: Path | None
+    config: Path,
+    names: tuple[str, ...],
+    data: str,
+    tokenizer: str | None,
+    threads: int,
+    profile: bool,
+    quick: bool,
+    output: Path | None,
+    markdown: Path | None,
+    **changes: object,
 ) -> None:
-    """Compare the time of `generate` with that of `transformers`, cache on in both."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     if threads:
         torch.set_num_threads(threads)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
-    lines = [
-        f"{tokens} tokens a row, greedy, float32, {torch.get_num_threads()} threads, {runs} runs in "
-        f"turn; {versions}; {torch.backends.cpu.get_cpu_capability()}. Seconds: median (minimum to maximum).",
-        "",
-        "| shape | batch | ours, s | transformers, s | transformers / ours | same tokens |",
-        "|---|---|---|---|---|---|",
-    ]
-    click.echo("\n".join(lines))
-    for shape in shapes:
-        for batch in batches:
-            with tempfile.TemporaryDirectory() as folder:
-                lines.append(compare(shape, batch, tokens, runs, Path(folder)))
-            gc.collect()
-            click.echo(lines[-1])
-    if output:
-        output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        for path in (output, markdown):
+            if path and not path.absolute().parent.is_dir():
+                raise BenchmarkError(f"{path}: there is no such folder; make it, or give another file")
+        suites = choose(config, names, changes)
+        report = Report.begin(measure_roofline(**(QUICK if quick else {})))
+        texts = ["# Benchmark", report.head()]
+        click.echo(texts[-1])
+        for suite in suites:
+            common = {"data": data, "tokenizer": tokenizer}
+            if profile and suite.kind in MAKERS:
+                report.profiles[suite.name] = profile_suite(suite, **common)
+            tell = lambda text, name=suite.name: click.echo(f"{name}: {text}", err=True)  # noqa: E731
+            result = run_suite(suite, **common, roofline=report.roofline, threads=threads, tell=tell)
+            report.results.append(result)
+            texts.append(report.section(result, suite.about))
+            click.echo(f"\n{texts[-1]}")
+            for path, text in ((output, json.dumps(report.to_dict())), (markdown, "\n\n".join(texts))):
+                if path:
+                    write_files(path.absolute().parent, {path.name: f"{text}\n".encode()})
+    except ValueError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -165,8 +165,7 @@ def evaluate_readings(
     characters = [count_edits(pair.target, pair.reading) for pair in pairs]
     words = [count_edits(pair.target.split(), pair.reading.split()) for pair in pairs]
     groups = [pair.group for pair in pairs]
-    has_groups = all(group is not None for group in groups) and len(set(groups)) > 1
-    units = _units(groups if has_groups else list(range(len(pairs))))
+    resampled, units = bootstrap_units(groups)
     exact = [pair.target == pair.reading for pair in pairs]
     counted = Counter(item for pair in pairs for item in confusions(pair.target, pair.reading))
     scores, left_out = _scores(pairs, conventions)
@@ -177,7 +176,7 @@ def evaluate_readings(
         words=total(words),
         cer_interval=_interval(characters, units, num_resamples, seed),
         wer_interval=_interval(words, units, num_resamples, seed),
-        resampled="groups" if has_groups else "lines",
+        resampled=resampled,
         exact=sum(exact) / len(exact),
         empty=_rate(pairs, lambda pair: bool(pair.target) and not pair.reading),
         overlong=_rate(pairs, _is_overlong),
@@ -221,12 +220,18 @@ def _is_overlong(pair: Pair) -> bool:
     return len(pair.reading) > longest
 
 
-def _units(labels: Sequence[object]) -> list[list[int]]:
-    """Numbers of the lines of each unit that the bootstrap draws."""
+def bootstrap_units(groups: Sequence[str | None]) -> tuple[str, list[list[int]]]:
+    """Decide what the bootstrap draws.
+
+    Returns:
+        "groups" where every line has one and there are several, else "lines"; numbers of the lines of each.
+    """
+    if None in groups or len(set(groups)) < 2:
+        return "lines", [[place] for place in range(len(groups))]
     found: dict[object, list[int]] = {}
-    for place, label in enumerate(labels):
-        found.setdefault(label, []).append(place)
-    return list(found.values())
+    for place, group in enumerate(groups):
+        found.setdefault(group, []).append(place)
+    return "groups", list(found.values())
 
 
 def _interval(
