@@ -1,4 +1,4 @@
-"""Example (b) of docs/surgery.md: blocks of the decoder are dropped, and their teacher brings the reading back.
+"""Example (b) of docs/surgery.md: blocks of the decoder dropped, and the reading brought back by a teacher.
 
     python scripts/surgery_distil.py --data lines/uw3 --data lines/fondue
 

@@ -91,3 +91,51 @@ def test_empty() -> None:
     cache.select(torch.tensor([0]))
     cache.keep_images(torch.tensor([0]))
     assert DecoderCache(0).length == 0
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_truncate_forgets_the_last_tokens(gradients: bool) -> None:
+    keys, values = tokens(2 * GROWTH)
+    cache = DecoderCache(2)
+    with torch.set_grad_enabled(gradients):
+        for layer in cache.layers:
+            layer.cross = tokens(7, rows=1)
+            layer.append(keys[:, :, :6], values[:, :, :6])
+        cache.truncate(6)
+        assert cache.length == 6
+        cache.truncate(2)
+        assert cache.length == 2
+        for layer in cache.layers:
+            k, v = layer.append(keys[:, :, 9:12], values[:, :, 9:12])
+            assert torch.equal(k, torch.cat((keys[:, :, :2], keys[:, :, 9:12]), dim=2))
+            assert torch.equal(v, torch.cat((values[:, :, :2], values[:, :, 9:12]), dim=2))
+            k, _ = layer.append(keys[:, :, 12:], values[:, :, 12:])
+            assert torch.equal(k, torch.cat((keys[:, :, :2], keys[:, :, 9:]), dim=2))
+        cache.truncate(4)
+        cache.select(torch.tensor([2, 0]))
+        assert torch.equal(cache.layers[1].keys, torch.cat((keys[:, :, :2], keys[:, :, 9:11]), dim=2)[[2, 0]])
+        cache.truncate(0)
+    assert cache.length == 0
+    assert all(layer.is_empty and layer.keys is None for layer in cache.layers)
+    assert cache.layers[0].cross is not None
+
+
+def test_truncate_never_lets_the_callers_tensors_be_written_into() -> None:
+    keys, values = tokens(5)
+    before = keys.clone()
+    layer = LayerCache()
+    with torch.no_grad():
+        layer.append(keys, values)
+        layer.truncate(2)
+        layer.append(keys[:, :, :2] * 0, values[:, :, :2])
+    assert torch.equal(keys, before)
+
+
+def test_truncate_to_what_is_not_there() -> None:
+    cache = DecoderCache(1)
+    cache.layers[0].append(*tokens(3))
+    for length in (4, -1):
+        with pytest.raises(
+            ValueError, match=f"holds 3 tokens and cannot be cut to {length}; expected 0 to 3"
+        ):
+            cache.truncate(length)

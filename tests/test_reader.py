@@ -10,11 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
-from trocr import ImageError, Line, Reader, RobertaTokenizer, TokenizerError, TrOCRProcessor
+from trocr import (
+    ImageError,
+    Line,
+    Reader,
+    RobertaTokenizer,
+    TokenizerError,
+    TrOCRProcessor,
+    VisionEncoderDecoderModel,
+)
 from trocr.generation import transition_scores
 from trocr.hub import PRETRAINED, HubError
 from trocr.line import token_texts
-from trocr.reader import ReaderError, check_tokenizer, token_log_probs, without_padding
+from trocr.reader import ReaderError, check_tokenizer
+from trocr.reading.images import without_padding
+from trocr.reading.scores import token_log_probs
 
 LOG_PROB_TOLERANCE = 1e-4
 """Step by step with a cache, or all tokens at once: other orders of summation in float32."""
@@ -104,7 +114,7 @@ def test_log_probabilities_in_small_pieces(reader, labels, monkeypatch):
     memory = reader.model.memory(reader.model.encode(pixels))
     ids = torch.randint(3, 500, (len(labels), 9))
     whole = token_log_probs(reader.model, memory, ids)
-    monkeypatch.setattr("trocr.reader.SCORING_BYTES", 1)
+    monkeypatch.setattr("trocr.reading.scores.SCORING_BYTES", 1)
     torch.testing.assert_close(
         token_log_probs(reader.model, memory, ids), whole, rtol=0, atol=LOG_PROB_TOLERANCE
     )
@@ -209,8 +219,10 @@ def test_lower_precision(labels):
     reader = Reader(device="cpu", dtype="bfloat16")
     assert reader.model.dtype == torch.bfloat16
     assert [line.text for line in reader.read(labels)] == list(labels.values())
-    reader = Reader(reader.model, reader.processor, dtype="float32")
-    assert reader.model.dtype == torch.float32
+    with pytest.raises(ReaderError, match=r"is read as it is, on cpu in torch\.bfloat16: leave device"):
+        Reader(reader.model, reader.processor, dtype="float32")
+    plain = VisionEncoderDecoderModel.from_pretrained("tiny-printed", dtype="bfloat16")
+    assert Reader(plain, reader.processor, dtype="float32").model.dtype == torch.float32
 
 
 @pytest.mark.gpu
@@ -289,7 +301,7 @@ def test_native_width_reads_the_examples_and_encodes_less(reader, labels, monkey
     assert [line.text for line in reader.read(labels, native_width=True, batch_size=1)] == list(
         labels.values()
     )
-    full = reader.model.encoder.embeddings.image_hw[1]
+    full = reader.model.config.encoder.image_hw[1]
     assert all(width % 8 == 0 and width <= full for width in widths)
     assert min(widths) < full / 2
     assert [line.text for line in reader.read(labels, native_width=True)] == list(labels.values())

@@ -90,7 +90,7 @@ def done(place) -> dict[str, subprocess.CompletedProcess[str]]:
 
 def test_there_is_something_to_test():
     assert len(COMMANDS) >= 8
-    assert len(PROGRAMS) == 7
+    assert len(PROGRAMS) == 10
     assert {command.split()[0] for command in COMMANDS} == {"make", "trocr", "python"}
 
 

@@ -38,6 +38,7 @@ _HOMES = {
         "XLMRobertaTokenizerFast",
     ),
     "trocr.processor": ("TrOCRProcessor",),
+    "trocr.fast": ("FastModel", "OptimizeError", "load_optimized", "optimize"),
     "trocr.line": ("Line", "Token"),
     "trocr.reader": ("Reader", "ReaderError"),
 }
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from trocr.config import DeiTConfig, TrOCRConfig, VisionEncoderDecoderConfig, ViTConfig
     from trocr.config_read import ConfigError
     from trocr.config_timm import TimmConfig
+    from trocr.fast import FastModel, OptimizeError, load_optimized, optimize
     from trocr.generation import GenerateOutput, GenerationConfig, GenerationError
     from trocr.hub import HubError
     from trocr.image import DeiTImageProcessor, ImageError, ViTImageProcessor

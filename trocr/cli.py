@@ -10,6 +10,9 @@ from trocr.commands.late_group import LateGroup
 
 COMMANDS = {
     "read": ("trocr.commands.read", "Print the text of line images."),
+    "optimize": ("trocr.commands.optimize", "Make a model quick for this machine, checked."),
+    "export": ("trocr.commands.export", "Write a model for ONNX Runtime, or as compiled packages."),
+    "env": ("trocr.commands.env", "Print what this machine is quick with, and why."),
     "data": ("trocr.commands.data", "Look at lines with their texts, pack them, split them."),
     "synth": ("trocr.commands.synth", "Write generated lines."),
     "assemble": ("trocr.commands.assemble", "Make a model of a pretrained encoder and decoder."),

@@ -29,8 +29,13 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--batch-size", type=_POSITIVE, default=8, show_default=True, help="Images read together.")
 @click.option("--max-new-tokens", type=_POSITIVE, help="Longest text, in tokens.  [default: the model's]")
 @click.option("--native-width", is_flag=True, help="Leave out shared padding: faster for short lines.")
+@click.option("--native-aspect", is_flag=True, help="Do not squeeze images into a square; changes texts.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: cuda where there is any]")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Precision.")
+@click.option(
+    "--quantize", type=click.Choice(["int8"]), help="Round the weights: faster, see docs/performance.md."
+)
+@click.option("--no-optimize", is_flag=True, help="Read with the model as it is trained; slower.")
 @click.option("--revision", help="Branch, tag or commit of a Hub model.")
 @click.pass_context
 def read(
@@ -44,8 +49,11 @@ def read(
     batch_size: int,
     max_new_tokens: int | None,
     native_width: bool,
+    native_aspect: bool,
     device: str | None,
     dtype: str | None,
+    quantize: str | None,
+    no_optimize: bool,
     revision: str | None,
 ) -> None:
     """Print the text of line images, one line each, in order.
@@ -69,7 +77,14 @@ def read(
 
     with open_output(output) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* rows were cut at")  # each is named below
-        reader = Reader(model, device=device, dtype=dtype, revision=revision)
+        reader = Reader(
+            model,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            optimize=not no_optimize,
+            revision=revision,
+        )
 
         def skip(source: str, error: ValueError) -> None:
             console.fail(str(error))
@@ -82,6 +97,7 @@ def read(
                 num_beams=beams,
                 max_new_tokens=max_new_tokens,
                 native_width=native_width,
+                native_aspect=native_aspect,
                 on_error=skip,
             ):
                 with console.aside():

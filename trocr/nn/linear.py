@@ -54,7 +54,8 @@ _ONEDNN = _find_onednn()
 _CAPABILITY = torch.backends.cpu.get_cpu_capability()
 ONEDNN_FOR_ONE_ROW = _ONEDNN is not None and _CAPABILITY == "AVX2"
 ONEDNN_FOR_FEW_ROWS = _ONEDNN is not None and _CAPABILITY == "AVX512"
-ONEDNN_FOR_MANY_ROWS = ONEDNN_FOR_FEW_ROWS and torch.backends.mkl.is_available() and _is_amd()
+_HAS_MKL = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+ONEDNN_FOR_MANY_ROWS = ONEDNN_FOR_FEW_ROWS and _HAS_MKL and _is_amd()
 
 
 class Linear(nn.Linear):
@@ -122,7 +123,7 @@ class _OneDNNLinear(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad

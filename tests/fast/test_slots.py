@@ -1,0 +1,61 @@
+"""Rows that begin and end at different times, against the same rows read alone."""
+
+import pytest
+import torch
+from families import EOS, START, images
+
+from trocr import optimize
+from trocr.fast.slots import Row, Slots
+
+
+def alone(fast, states, most):
+    out = fast.generate(
+        encoder_outputs=(states[None],), max_new_tokens=most, return_dict_in_generate=True, num_beams=1
+    )
+    ids = out.sequences[0, 1:].tolist()
+    count = ids.index(EOS) + 1 if EOS in ids else len(ids)
+    return ids[:count], out.token_log_probs[0, :count].tolist()
+
+
+def run(fast, memories, mosts, *, capacity, at_once):
+    slots = Slots(fast.decoder, capacity=capacity, start_token_id=START, end_tokens=[EOS])
+    queue, done = list(range(len(memories))), {}
+    while queue or slots.active:
+        count = min(slots.free, at_once, len(queue))
+        chosen, queue = queue[:count], queue[count:]
+        slots.admit([Row(n, mosts[n]) for n in chosen], [memories[n] for n in chosen])
+        assert slots.active <= capacity
+        for row in slots.step():
+            done[row.key] = row
+        slots.compact()
+    return done
+
+
+@pytest.mark.parametrize(("capacity", "at_once"), [(1, 1), (4, 4), (4, 1), (5, 2)])
+@torch.inference_mode()
+def test_every_row_reads_as_if_alone(pair, capacity, at_once):
+    fast = optimize(pair.ours)
+    encoded = fast.encode(images(pair.family, 9, seed=4))
+    cuts = [encoded.last_hidden_state.shape[1] - 2 * (n % 3) for n in range(9)]  # images of several sizes
+    memories = [states[:cut] for states, cut in zip(fast.memory(encoded), cuts, strict=True)]
+    mosts = [3 + 5 * (n % 4) for n in range(9)]
+    done = run(fast, memories, mosts, capacity=capacity, at_once=at_once)
+    assert sorted(done) == list(range(9))
+    for n, row in done.items():
+        ids, log_probs = alone(fast, encoded.last_hidden_state[n, : cuts[n]], mosts[n])
+        assert row.ids == ids
+        assert row.log_probs == pytest.approx(log_probs, abs=1e-4)
+        assert row.finished == (row.ids[-1] == EOS)
+
+
+@torch.inference_mode()
+def test_lengths_that_are_wanted(pair_of):
+    fast = optimize(pair_of("learned").ours)
+    memory = fast.memory(fast.encode(images(pair_of("learned").family, 3)))
+    slots = Slots(fast.decoder, capacity=3, start_token_id=START, end_tokens=[EOS])
+    slots.admit([Row(n, 30, wanted) for n, wanted in enumerate((1, 4, 7))], list(memory))
+    done = {}
+    while slots.active:
+        done.update({row.key: row for row in slots.step()})
+    assert [len(done[n].ids) for n in range(3)] == [1, 4, 7]
+    assert all(row.ids[-1] == EOS and EOS not in row.ids[:-1] for row in done.values())
