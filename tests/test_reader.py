@@ -1,4 +1,3 @@
-import gc
 import io
 import math
 import threading
@@ -180,8 +179,8 @@ def test_images_are_taken_as_they_are_needed(reader):
             del image
 
     for _ in reader.read(images(), batch_size=2, max_new_tokens=2):
-        gc.collect()
-    assert 4 <= most <= 6
+        pass
+    assert 2 <= most <= 6
     assert alive == 0
 
 

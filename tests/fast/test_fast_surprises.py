@@ -12,7 +12,10 @@ from families import PAD, START, ids, images
 from trocr import OptimizeError, optimize
 from trocr.cache import DecoderCache
 from trocr.fast import encoder as encoder_module
+from trocr.fast.layers import Kernels
+from trocr.fast.model import FastModel, Settings
 from trocr.fast.slots import Row, Slots
+from trocr.fast.weights import collect
 
 TOLERANCE = 2e-5
 """Float32, relative to the largest value: other kernels sum in another order."""
@@ -175,20 +178,16 @@ def test_texts_with_padding_inside(pair_of):
     assert done == {n: wanted[n, 1 : 13 - n % 3].tolist() for n in range(6)}
 
 
-def test_filters_of_warnings_belong_to_all_threads(pair_of):
+def test_filters_of_warnings_belong_to_all_threads(pair_of, monkeypatch):
+    """They are not touched while a model reads, in whatever thread: two at once could leave them changed."""
     pair = pair_of("unilm")
     pixels = images(pair.family, 2)
-    fast = optimize(pair.ours, quantize="int8", calibration=[pixels])
-    before = list(warnings.filters)
-    threads = [
-        threading.Thread(target=lambda: [fast.generate(pixels, max_new_tokens=8) for _ in range(4)])
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert list(warnings.filters) == before
+    calibrated = optimize(pair.ours, quantize="int8", calibration=[pixels])
+    dynamic = optimize(pair.ours, quantize="int8")
+    with monkeypatch.context() as patched:
+        patched.setattr(warnings, "catch_warnings", None)
+        found = [fast.generate(pixels, max_new_tokens=4) for fast in (calibrated, dynamic)]
+    assert [tokens.shape for tokens in found] == [(2, 5), (2, 5)]
 
 
 def test_threads_share_a_model(pair_of):
@@ -216,5 +215,55 @@ def test_queries_are_scaled_without_rounding(pair_of):
     tokens, pixels = ids(2, 5), images(pair.family, 2)
     found = optimize(model)
     memory = wanted.memory(wanted.encode(pixels))
-    one, two = (fast.decoder(input_ids=tokens, encoder_hidden_states=memory).logits for fast in (found, wanted))
+    one, two = (
+        fast.decoder(input_ids=tokens, encoder_hidden_states=memory).logits for fast in (found, wanted)
+    )
     assert relative(one, two) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["learned", "sinusoidal", "unilm", "projection"])
+def test_everything_is_computed_where_the_model_is(pair_of, name):
+    """The meta device stands for a GPU: what meets a tensor of the processor there is an error."""
+    pair = pair_of(name)
+    model = pair.ours
+    tensors = {key: tensor.to("meta") for key, tensor in collect(model).items()}
+    fast = FastModel(
+        model.config, model.generation_config, tensors, Kernels(torch.bfloat16, packed=False), Settings()
+    )
+    assert fast.device.type == "meta"
+    memory = fast.memory(fast.encode(images(pair.family, 4).to("meta")))
+    cache, tokens = DecoderCache(2), ids(4, 6).to("meta")
+    for part, keep in ((tokens[:, :3], torch.ones(4, 3)), (tokens[:, 3:4], None), (tokens[:, 4:], None)):
+        out = fast.decoder(
+            input_ids=part,
+            attention_mask=None if keep is None else keep.to("meta"),
+            encoder_hidden_states=memory,
+            past_key_values=cache,
+        )
+        assert out.logits.device.type == "meta"
+    assert cache.length == 6
+
+
+def test_compiling_needs_a_compiler(pair_of, monkeypatch):
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def none():
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    with pytest.raises(OptimizeError, match=r"compile=True needs a C\+\+ compiler, and none was found"):
+        optimize(pair_of("learned").ours, compile=True)
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_computes_the_same(pair_of):
+    pair = pair_of("non_square")
+    compiled, pixels = optimize(pair.ours, compile=True), images(pair.family, 3)
+    for part in (pixels, pixels[:1]):
+        wanted = pair.ours.encode(part).last_hidden_state
+        assert relative(compiled.encode(part).last_hidden_state, wanted.detach()) < TOLERANCE
+    narrow = images(pair.family, 2, size=(32, 24))
+    wanted = pair.ours.encode(narrow, crop_pos_encoding=True).last_hidden_state
+    found = compiled.encode(narrow, crop_pos_encoding=True).last_hidden_state
+    assert relative(found, wanted.detach()) < TOLERANCE

@@ -10,7 +10,17 @@ from PIL import Image, ImageDraw, ImageFont
 from trocr.reading.recognisers import Numbered
 
 WORDS = (
-    "the Sale of 12 boxes, Ltd. 3.50 No: Invoice a TOTAL (RM) from 1998; is and Cash with Thank you".split()
+    "the",
+    "Sale of",
+    "12 boxes,",
+    "Ltd.",
+    "3.50",
+    "No:",
+    "a",
+    "TOTAL (RM)",
+    "from 1998;",
+    "is",
+    "Thank you",
 )
 
 

@@ -153,7 +153,7 @@ def test_a_loaded_model_is_taken_as_it_is(pair_of, reader):
     model = pair_of("learned").fresh().train()
     with pytest.raises(ReaderError, match=r"quantize is for models loaded by name; use trocr\.optimize"):
         Reader(model, reader.processor, quantize="int8")
-    with pytest.raises(ReaderError, match="a dict cannot read: it has no config, .*, generate"):
+    with pytest.raises(ReaderError, match=r"a dict cannot read: it has no config, .*, generate"):
         Reader({}, reader.processor)
     twin = Reader(VisionEncoderDecoderModel.from_pretrained("tiny-printed").train(), reader.processor)
     assert not twin.model.training

@@ -90,8 +90,7 @@ def test_a_bad_image_ends_the_reading_after_the_lines_before(reader, shuffled, k
 
     lines = []
     with pytest.raises(ImageError, match=r"images\[7\]: 4 bytes: not an image"):
-        for line in reader.read(images(), batch_size=batch_size):
-            lines.append(line)
+        lines.extend(reader.read(images(), batch_size=batch_size))
     assert numbers(lines) == list(range(7))
     assert len(taken) <= 7 + 3 * batch_size
     assert not [n for n in made.seen if n > 7 + batch_size]
@@ -109,8 +108,7 @@ def test_an_error_of_the_iterable_comes_after_its_lines(reader, shuffled, on_err
 
     lines = []
     with pytest.raises(OSError, match="the network is gone") as caught:
-        for line in reader.read(images(), batch_size=2, on_error=on_error):
-            lines.append(line)
+        lines.extend(reader.read(images(), batch_size=2, on_error=on_error))
     assert numbers(lines) == list(range(5))
     assert any(entry.name == "images" for entry in caught.traceback)  # where it comes from
 
@@ -127,8 +125,7 @@ def test_an_error_in_preparing_is_not_taken_for_a_bad_image(reader, shuffled, mo
     monkeypatch.setattr(type(reader), "_pixels", breaks)
     lines = []
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        for line in reader.read([image(), image(), np.zeros((9, 9), np.uint8)], on_error=lambda *a: None):
-            lines.append(line)
+        lines.extend(reader.read([image(), image(), np.zeros((9, 9), np.uint8)], on_error=lambda *a: None))
     assert numbers(lines) == [0, 1]
 
 
@@ -159,16 +156,20 @@ def test_stopping_leaves_nothing_behind(reader, shuffled):
 
 def test_an_error_of_the_caller_leaves_no_thread(reader, shuffled):
     shuffled(keep=0)
-    with pytest.raises(ZeroDivisionError):
+
+    def stumbles():
         for _ in reader.read((image() for _ in range(50)), batch_size=2):
             1 / 0  # noqa: B018
+
+    with pytest.raises(ZeroDivisionError):
+        stumbles()
     assert no_threads()
 
 
 def test_nothing_is_taken_before_the_first_line_is_asked_for(reader, shuffled):
     shuffled()
     taken = []
-    lines = reader.read((taken.append(n) or image() for n in range(5)))
+    lines = reader.read(taken.append(n) or image() for n in range(5))
     assert taken == []
     next(lines)
     assert taken

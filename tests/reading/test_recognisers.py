@@ -8,6 +8,7 @@ from families import EOS, MAX_POSITIONS
 from line_images import padded
 
 from trocr import GenerationError, optimize
+from trocr.generation import NGramDraft
 from trocr.generation.lengths import Length
 from trocr.reading.recognisers import (
     BatchRecogniser,
@@ -308,3 +309,33 @@ def test_scores_that_options_change(pair_of):
     model = pair_of("learned").fresh()
     assert not changes_scores(model, {"num_beams": 4, "max_new_tokens": 5})
     assert changes_scores(model, {"repetition_penalty": 1.2})
+
+
+@pytest.mark.parametrize("native_width", [False, True])
+@pytest.mark.parametrize("kind", ["n-grams", "model"])
+def test_drafts_change_nothing_but_the_time(reader, plain_reader, lines, kind, native_width):
+    wanted = list(reader.read(lines, native_width=native_width))
+    draft = NGramDraft(learns=True) if kind == "n-grams" else plain_reader.model
+    for other in (reader, plain_reader):
+        for batch_size in (1, 5):
+            found = other.read(lines, draft=draft, native_width=native_width, batch_size=batch_size)
+            for one, two in zip(found, wanted, strict=True):
+                assert one.text == two.text
+                assert one.score == pytest.approx(two.score, abs=LOG_PROB_TOLERANCE)
+
+
+def test_nothing_grows_with_the_number_of_lines(pair_of):
+    pair = pair_of("learned")
+    fast, images = optimize(pair.ours), padded(pair.family, 8)
+    recogniser, most = continuous(fast, {"max_new_tokens": 6}, capacity=4), 0
+    for first in range(0, 160, 4):
+        part = [(first + place, images[(first + place) % 8][1]) for place in range(4)]
+        for _ in recogniser.push(part):
+            pass
+        most = max(most, recogniser.slots._cache.length)
+        assert len(recogniser._written) == recogniser.slots.active <= 4
+        assert len(recogniser._encoded) == 0
+    rest = recogniser.slots.active
+    assert len(list(recogniser.drain())) == rest
+    assert 0 < most <= 6
+    assert not recogniser._written

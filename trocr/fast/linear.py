@@ -10,7 +10,7 @@ Source: original work; the oneDNN operators are those that `torch.compile` emits
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,18 @@ from torch import Tensor
 
 from trocr.nn.mlp import ACTIVATIONS
 
-_DYNAMIC = (
-    torch.ops.quantized.linear_dynamic.default
-)  # by overload: looking it up takes as long as a small product
+# by overload: looking one up takes as long as a small product
+_POINTWISE: Any = getattr(getattr(torch.ops.mkldnn, "_linear_pointwise", None), "default", None)
+_DYNAMIC = torch.ops.quantized.linear_dynamic.default
 
 PACK_ROWS = 32
 """Rows that weights are packed for. oneDNN takes any number afterwards; a layout for one is slow for more."""
+
+SMALL = 2**19
+"""Weights up to which a single row goes to `F.linear`: starting oneDNN takes longer than such a product.
+
+Microseconds, 256 to 1024 features, float32, one Zen 5 thread: one row 25 and 15, eight rows 36 and 61.
+"""
 
 FUSED = {
     "gelu": ("gelu", "none"),
@@ -87,23 +93,28 @@ class PlainLinear:
 
 
 class PackedLinear:
-    """A layer by oneDNN with a packed weight, float32 or bf16."""
+    """A layer by oneDNN with a packed weight, float32 or bf16; one row of a small one by `F.linear`."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: str | None = None) -> None:
         self.dtype = weight.dtype
         self.bias = bias
+        is_small = weight.dtype is torch.float32 and weight.numel() <= SMALL
+        self.small = PlainLinear(weight.clone(), bias, activation) if is_small else None
+        self.width = weight.shape[1]
         self.weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACK_ROWS)
         self.fused, self.algorithm, self.after = fused_activation(activation)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the activation of `x W^T + b` in the weight's precision."""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x.to(self.dtype), self.weight, self.bias, self.fused, [], self.algorithm
-        )
+        if self.small is not None and x.numel() == self.width:
+            return self.small(x)
+        out: Tensor = _POINTWISE(x.to(self.dtype), self.weight, self.bias, self.fused, [], self.algorithm)
         return out if self.after is None else self.after(out)
 
     def add(self, x: Tensor, other: Tensor) -> Tensor:
         """Add to `other`."""
+        if self.small is not None and x.numel() == self.width:
+            return other.add_(self.small(x))
         if self.dtype is torch.float32 and self.fused == "none" and self.after is None:
             out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
             return out

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from trocr.config import ViTConfig
-from trocr.fast.calibration import measure_ranges
+from trocr.fast.calibration import calibrate
 from trocr.fast.hardware import DTYPES, Hardware, HardwareError, choose, find_hardware
 from trocr.fast.layers import Kernels
 from trocr.fast.model import FastModel, Settings
-from trocr.fast.weights import OptimizeError, collect
+from trocr.fast.weights import OptimizeError, collect, under
 from trocr.models import VisionEncoderDecoderModel
 
 
@@ -42,8 +42,9 @@ def optimize(
             and a minute at the first image, and gave nothing where packed kernels are to be had: 16 ms a line
             against 9 without it (shipped model, float32, one Zen 5 thread).
         calibration: batches (B, C, height, width) of pixel values, as the processor gives them, to measure
-            the encoder's int8 ranges on. With them the encoder is faster, and a line's text does not depend
-            on its neighbours in the encoder; without them every product measures its input anew.
+            the encoder's int8 ranges on; see `trocr.fast.calibration`. With them the encoder is faster and
+            nearer to float32, and a line's text does not depend on its neighbours in the encoder; without
+            them every product measures its input anew.
     Raises:
         OptimizeError: a dtype or quantization that this machine or device has not, adapters that are not
             merged, modules of another kind, hooks, or calibration without int8.
@@ -66,11 +67,8 @@ def optimize(
         if not own:
             raise OptimizeError("calibration is for the encoders of this library; timm's stay in float")
         assert isinstance(encoder_config, ViTConfig)
-        encoder = {
-            name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")
-        }
-        ranges = measure_ranges(encoder_config, encoder, calibration)
-        tensors.update({f"encoder.{name}": value for name, value in ranges.items()})
+        changed = calibrate(encoder_config, under("encoder", tensors), calibration, packed=kernels.packed)
+        tensors.update({f"encoder.{name}": value for name, value in changed.items()})
     name = str(kernels.dtype).removeprefix("torch.")
     settings = Settings(dtype=name, quantize=quantize, compile=compile)
     return FastModel(

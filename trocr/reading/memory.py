@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 _SIGNS = (
     *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "failed to allocate"),
-    "could not create a memory",  # oneDNN's
+    *("could not create a memory", "could not create a primitive", "could not execute a primitive"),  # oneDNN
 )
 
 
