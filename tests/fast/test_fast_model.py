@@ -16,6 +16,7 @@ from trocr import (
     optimize,
 )
 from trocr.cache import DecoderCache
+from trocr.fast.encoder import chunks
 from trocr.fast.layers import Kernels
 from trocr.fast.model import FastModel, Settings
 from trocr.fast.weights import collect
@@ -101,6 +102,12 @@ def test_bf16_is_near(pair_of, name):
         relative(fast.encode(pixels).last_hidden_state, pair.ours.encode(pixels).last_hidden_state)
         < HALF_TOLERANCE
     )
+
+
+def test_chunks_have_few_sizes():
+    assert [(c.start, c.stop) for c in chunks(11, 5)] == [(0, 4), (4, 8), (8, 10), (10, 11)]
+    assert [(c.start, c.stop) for c in chunks(3, 1)] == [(0, 1), (1, 2), (2, 3)]
+    assert list(chunks(0, 4)) == []
 
 
 @pytest.mark.parametrize("interpolate", [True, False])

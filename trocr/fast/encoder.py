@@ -3,7 +3,7 @@
 Source: the same computation as `trocr.encoder.ImageEncoder`, whose docstrings give its sources.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,19 @@ from trocr.outputs import BaseModelOutput
 ROWS = 1024
 """Tokens that go through the blocks together: enough for the products' full speed, and what is between two
 layers stays in the cache and below the size from which the allocator asks the system for pages each time."""
+
+
+def chunks(count: int, most: int) -> Iterator[slice]:
+    """Divide a number of images into chunks of 1, 2, 4, 8 ... of them, the largest first, at most `most`.
+
+    oneDNN keeps a kernel for every shape that it has met, a thousand at most: the fewer shapes, the less
+    memory.
+    """
+    first = 0
+    while first < count:
+        size = 2 ** (min(most, count - first).bit_length() - 1)
+        yield slice(first, first + size)
+        first += size
 
 
 class EncoderLayers:
@@ -137,8 +150,7 @@ class FastEncoder:
             len(patches), positions.shape[1], self.prefix.shape[2], dtype=torch.float32
         )
         at_once = max(1, ROWS // positions.shape[1]) if out.device.type == "cpu" else max(1, len(out))
-        for first in range(0, len(patches), at_once):
-            images = slice(first, first + at_once)
+        for images in chunks(len(patches), at_once):
             out[images] = self._encode(patches[images], positions)
         return BaseModelOutput(last_hidden_state=out)
 
