@@ -7,7 +7,7 @@ Source: the page faults were counted while a tensor of 64 MB was made and filled
 from trocr.fast import probes
 from trocr.fast.hardware import Hardware
 
-KEEP = "oversize_threshold:0,dirty_decay_ms:-1,muzzy_decay_ms:-1"
+KEEP = "oversize_threshold:0,dirty_decay_ms:3000,muzzy_decay_ms:3000"
 """jemalloc's setting that keeps large blocks: without it, those over 8 MB go back to the system at once."""
 
 HUGE = "THP_MEM_ALLOC_ENABLE"
@@ -41,7 +41,7 @@ def _threads(hardware: Hardware) -> list[str]:
 
 
 def _memory(hardware: Hardware) -> list[str]:
-    if hardware.allocator == "jemalloc" and "dirty_decay_ms:-1" not in hardware.variables.get(
+    if hardware.allocator == "jemalloc" and "oversize_threshold:0" not in hardware.variables.get(
         "MALLOC_CONF", ""
     ):
         return [f"jemalloc gives large blocks back to the system at once: set MALLOC_CONF={KEEP}"]
