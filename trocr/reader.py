@@ -61,6 +61,12 @@ class Reader:
         cache_dir: folder of the Hub's cache.
         local_files_only: never use the network.
         token: Hub token.
+
+    Attributes:
+        model: what reads: a `FastModel` where a model was loaded by name and made fast, which has no
+            parameters and gives no attentions; `optimize=False` keeps the `VisionEncoderDecoderModel`.
+        processor: its processor.
+
     Raises:
         HubError: the files are neither here nor reachable.
         ReaderError: a loaded model without a processor, or a device that is not there.
