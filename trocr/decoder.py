@@ -320,12 +320,21 @@ def _self_mask(x: Tensor, start: int, attention_mask: Tensor | None) -> Tensor |
     length = x.shape[1]
     if attention_mask is None and (start == 0 or length == 1):
         return None
-    keep = torch.ones(length, start + length, dtype=torch.bool, device=x.device).tril(start)[None, None]
-    if attention_mask is not None:
-        if attention_mask.shape[-1] != start + length:
-            raise ValueError(
-                f"attention_mask covers {attention_mask.shape[-1]} tokens, expected {start + length}: "
-                f"{start} cached and {length} new"
-            )
-        keep = keep & attention_mask.bool()[:, None, None, :]
-    return _additive(keep, x.dtype)
+    return _additive(kept_tokens(start, length, attention_mask, device=x.device), x.dtype)
+
+
+def kept_tokens(start: int, length: int, attention_mask: Tensor | None, *, device: torch.device) -> Tensor:
+    """Say what `length` new tokens after `start` cached ones attend to, (B or 1, 1, T, start + T) bools.
+
+    Raises:
+        ValueError: `attention_mask` (B, T') does not cover cached and new tokens.
+    """
+    keep = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)[None, None]
+    if attention_mask is None:
+        return keep
+    if attention_mask.shape[-1] != start + length:
+        raise ValueError(
+            f"attention_mask covers {attention_mask.shape[-1]} tokens, expected {start + length}: "
+            f"{start} cached and {length} new"
+        )
+    return keep & attention_mask.bool()[:, None, None, :]

@@ -6,10 +6,8 @@ Source: bootstrap percentile intervals over pairs: Efron 1979; the score interva
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from trocr.evaluation.distance import EditCounts, EvaluationError
-from trocr.evaluation.report import SEED, bootstrap_units
+from trocr.evaluation.distance import EditCounts
+from trocr.evaluation.report import SEED, bootstrap_interval, bootstrap_units
 
 Z = 1.959964
 """Of 95 %, two-sided."""
@@ -38,19 +36,8 @@ def difference_interval(
     """
     _, units = bootstrap_units(groups)
     more = [after.errors - before.errors for before, after in zip(reference, candidate, strict=True)]
-    errors = np.array([sum(more[place] for place in unit) for unit in units], dtype=float)
-    lengths = np.array([sum(reference[place].length for place in unit) for unit in units], dtype=float)
-    rng = np.random.default_rng(seed)
-    rates = []
-    for _ in range(num_resamples):
-        drawn = rng.integers(0, len(units), len(units))
-        length = lengths[drawn].sum()
-        if length:
-            rates.append(errors[drawn].sum() / length)
-    if not rates:
-        raise EvaluationError("the targets hold no text: an error rate has no meaning")
-    low, high = np.percentile(rates, (2.5, 97.5))
-    return float(low), float(high)
+    lengths = [counts.length for counts in reference]
+    return bootstrap_interval(more, lengths, units, num_resamples=num_resamples, seed=seed)
 
 
 def share_interval(hits: int, count: int) -> tuple[float, float]:

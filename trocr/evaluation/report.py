@@ -237,9 +237,31 @@ def bootstrap_units(groups: Sequence[str | None]) -> tuple[str, list[list[int]]]
 def _interval(
     counts: Sequence[EditCounts], units: list[list[int]], num_resamples: int, seed: int
 ) -> tuple[float, float]:
-    """95 % interval of a rate: its percentiles over units drawn with replacement."""
-    errors = np.array([sum(counts[place].errors for place in unit) for unit in units], dtype=float)
-    lengths = np.array([sum(counts[place].length for place in unit) for unit in units], dtype=float)
+    errors, lengths = [count.errors for count in counts], [count.length for count in counts]
+    return bootstrap_interval(errors, lengths, units, num_resamples=num_resamples, seed=seed)
+
+
+def bootstrap_interval(
+    line_errors: Sequence[int],
+    line_lengths: Sequence[int],
+    units: Sequence[Sequence[int]],
+    *,
+    num_resamples: int,
+    seed: int,
+) -> tuple[float, float]:
+    """95 % interval of errors over lengths: percentiles of the rate over units drawn with replacement.
+
+    Args:
+        line_errors: of each line; of two readings, how many more.
+        line_lengths: of each line.
+        units: numbers of the lines that are drawn together, see `bootstrap_units`.
+        num_resamples: draws.
+        seed: of the draws.
+    Raises:
+        EvaluationError: the lines have no length.
+    """
+    errors = np.array([sum(line_errors[place] for place in unit) for unit in units], dtype=float)
+    lengths = np.array([sum(line_lengths[place] for place in unit) for unit in units], dtype=float)
     rng = np.random.default_rng(seed)
     rates = []
     for _ in range(num_resamples):

@@ -14,10 +14,12 @@ from torch import Tensor
 from trocr.cache import DecoderCache, LayerCache
 from trocr.config import TrOCRConfig
 from trocr.config_shapes import DecoderBlockShape
+from trocr.decoder import kept_tokens
 from trocr.fast.attention import attend, look
 from trocr.fast.layers import Kernels, Norm
 from trocr.fast.weights import OptimizeError, under
 from trocr.nn.attention import fold_rows, unfold_rows
+from trocr.nn.embeddings import check_room
 from trocr.outputs import CausalLMOutput
 
 _LINEAR = ("qkv", "out", "cross_q", "cross_kv", "cross_out", "fc1", "fc2")
@@ -191,12 +193,7 @@ class FastDecoder:
             ValueError: more tokens than positions.
         """
         most = int(start.max()) if isinstance(start, Tensor) else start
-        room = self.config.max_position_embeddings
-        if most + ids.shape[1] > room:
-            raise ValueError(
-                f"{most + ids.shape[1]} tokens are more than the {room} positions of this decoder "
-                "(max_position_embeddings); shorten the text or the generation limit"
-            )
+        check_room(most + ids.shape[1], self.config.max_position_embeddings)
         first = start[:, None] if isinstance(start, Tensor) else start
         if self.config.use_learned_position_embeddings:
             steps = torch.arange(ids.shape[1], device=ids.device) + first
@@ -245,14 +242,7 @@ def causal_mask(
     """
     if attention_mask is None and length == 1:
         return None
-    keep = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)[None, None]
-    if attention_mask is not None:
-        if attention_mask.shape[-1] != start + length:
-            raise ValueError(
-                f"attention_mask covers {attention_mask.shape[-1]} tokens, expected {start + length}: "
-                f"{start} cached and {length} new"
-            )
-        keep = keep & attention_mask.bool()[:, None, None, :]
+    keep = kept_tokens(start, length, attention_mask, device=device)
     lowest = torch.finfo(torch.float32).min / 2  # also finite once it is rounded to bf16
     return torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, lowest)
 

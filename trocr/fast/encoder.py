@@ -14,7 +14,7 @@ from trocr.fast.attention import encoder_attention
 from trocr.fast.layers import Kernels, Norm
 from trocr.fast.linear import StaticInt8Linear
 from trocr.fast.weights import OptimizeError, under
-from trocr.nn.embeddings import crop_positions, resample_positions
+from trocr.nn.embeddings import check_pixels, crop_positions, resample_positions
 from trocr.outputs import BaseModelOutput
 
 ROWS = 1024
@@ -180,28 +180,17 @@ class FastEncoder:
         return fit(self.positions, grid=grid, old_grid=old, num_prefix=self.prefix.shape[1])
 
     def _check(self, pixels: Tensor, interpolate: bool, crop: bool) -> None:
-        if interpolate and crop:
-            raise ValueError("interpolate_pos_encoding and crop_pos_encoding exclude each other: pass one")
-        channels, image_hw, patch_hw = self.config.num_channels, self.config.image_hw, self.config.patch_hw
-        if pixels.dim() != 4 or pixels.shape[1] != channels:
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixels.shape)}, expected (batch, {channels}, height, width)"
-            )
+        check_pixels(
+            pixels,
+            channels=self.config.num_channels,
+            image_hw=self.config.image_hw,
+            patch_hw=self.config.patch_hw,
+            interpolate=interpolate,
+            crop=crop,
+        )
         if not pixels.is_floating_point():
             raise ValueError(
                 f"pixel_values are {pixels.dtype}, expected floating point numbers, as the processor gives"
-            )
-        height, width = pixels.shape[2:]
-        if not (interpolate or crop) and (height, width) != image_hw:
-            raise ValueError(
-                f"pixel_values is {height} x {width} pixels (height x width), the model is made for "
-                f"{image_hw[0]} x {image_hw[1]}; let the processor resize, or pass "
-                "interpolate_pos_encoding=True"
-            )
-        if height < patch_hw[0] or width < patch_hw[1]:
-            raise ValueError(
-                f"pixel_values is {height} x {width} pixels, smaller than one patch of {patch_hw[0]} x "
-                f"{patch_hw[1]}"
             )
 
     def stored(self) -> dict[str, Tensor]:

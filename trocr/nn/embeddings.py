@@ -160,9 +160,14 @@ class ImageEmbeddings(nn.Module):
                 `interpolate_pos_encoding` or `crop_pos_encoding`, both of them, or a larger image to crop
                 for.
         """
-        if interpolate_pos_encoding and crop_pos_encoding:
-            raise ValueError("interpolate_pos_encoding and crop_pos_encoding exclude each other: pass one")
-        self._check(pixel_values, interpolate_pos_encoding or crop_pos_encoding)
+        check_pixels(
+            pixel_values,
+            channels=self.patch_embeddings.in_channels,
+            image_hw=self.image_hw,
+            patch_hw=self.patch_hw,
+            interpolate=interpolate_pos_encoding,
+            crop=crop_pos_encoding,
+        )
         patches = self.patch_embeddings(pixel_values)  # (B, D, rows, columns)
         positions: Tensor = self.position_embeddings
         if interpolate_pos_encoding or crop_pos_encoding:
@@ -175,25 +180,47 @@ class ImageEmbeddings(nn.Module):
             prefix.append(self.distillation_token.expand(x.shape[0], -1, -1))
         return self.dropout(torch.cat((*prefix, x), dim=1) + self.positions(positions))
 
-    def _check(self, pixel_values: Tensor, any_size: bool) -> None:
-        channels = self.patch_embeddings.in_channels
-        if pixel_values.dim() != 4 or pixel_values.shape[1] != channels:
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}, expected (batch, {channels}, "
-                "height, width)"
-            )
-        height, width = pixel_values.shape[2:]
-        if not any_size and (height, width) != self.image_hw:
-            raise ValueError(
-                f"pixel_values is {height} x {width} pixels (height x width), the model is made for "
-                f"{self.image_hw[0]} x {self.image_hw[1]}; let the processor resize, or pass "
-                "interpolate_pos_encoding=True"
-            )
-        if height < self.patch_hw[0] or width < self.patch_hw[1]:
-            raise ValueError(
-                f"pixel_values is {height} x {width} pixels, smaller than one patch of "
-                f"{self.patch_hw[0]} x {self.patch_hw[1]}"
-            )
+
+def check_pixels(
+    pixel_values: Tensor,
+    *,
+    channels: int,
+    image_hw: tuple[int, int],
+    patch_hw: tuple[int, int],
+    interpolate: bool,
+    crop: bool,
+) -> None:
+    """Check that images can be cut into patches that have positions.
+
+    Args:
+        pixel_values: (B, C, height, width).
+        channels: C that is expected.
+        image_hw: (height, width) in pixels that the position table is made for.
+        patch_hw: (height, width) of a patch in pixels.
+        interpolate: whether other sizes are taken by resampling the positions.
+        crop: whether smaller ones are taken by cropping them.
+    Raises:
+        ValueError: wrong number of dimensions or channels, a size that is not taken, less than a patch, or
+            both ways of fitting the positions.
+    """
+    if interpolate and crop:
+        raise ValueError("interpolate_pos_encoding and crop_pos_encoding exclude each other: pass one")
+    if pixel_values.dim() != 4 or pixel_values.shape[1] != channels:
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}, expected (batch, {channels}, height, width)"
+        )
+    height, width = pixel_values.shape[2:]
+    if not (interpolate or crop) and (height, width) != image_hw:
+        raise ValueError(
+            f"pixel_values is {height} x {width} pixels (height x width), the model is made for "
+            f"{image_hw[0]} x {image_hw[1]}; let the processor resize, or pass "
+            "interpolate_pos_encoding=True"
+        )
+    if height < patch_hw[0] or width < patch_hw[1]:
+        raise ValueError(
+            f"pixel_values is {height} x {width} pixels, smaller than one patch of "
+            f"{patch_hw[0]} x {patch_hw[1]}"
+        )
 
 
 class Table(nn.Embedding):
@@ -244,7 +271,12 @@ class TokenEmbedding(Table):
         return x if self.scale == 1.0 else x * self.scale
 
 
-def _check_room(used: int, room: int) -> None:
+def check_room(used: int, room: int) -> None:
+    """Check that tokens have positions.
+
+    Raises:
+        ValueError: `used` tokens are more than `room` positions.
+    """
     if used > room:
         raise ValueError(
             f"{used} tokens are more than the {room} positions of this decoder (max_position_embeddings); "
@@ -272,7 +304,7 @@ class LearnedPositions(Table):
             ValueError: more tokens than positions.
         """
         end = start + input_ids.shape[1]
-        _check_room(end, self.num_embeddings - self.OFFSET)
+        check_room(end, self.num_embeddings - self.OFFSET)
         return self.weight[start + self.OFFSET : end + self.OFFSET]
 
 
@@ -314,7 +346,7 @@ class SinusoidalPositions(nn.Module):
         Raises:
             ValueError: more tokens than positions.
         """
-        _check_room(start + input_ids.shape[1], self.num_positions)
+        check_room(start + input_ids.shape[1], self.num_positions)
         real = input_ids.ne(self.padding_idx).long()
         rows = (real.cumsum(dim=1) + start) * real + self.padding_idx
         return self.table[rows]
