@@ -1,4 +1,4 @@
-"""What the tests of export share: tiny models, their graphs run as they are, exports that are made once."""
+"""What the tests of export share: tiny models, and exports that are made once."""
 
 import copy
 import hashlib
@@ -9,39 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / folder) for folder in ("parity", "surgery")]
 
-from families import FAMILIES, Family, make_pair  # noqa: E402
+from exported import SMALL, make_model  # noqa: E402
+from families import FAMILIES  # noqa: E402
 
 from trocr import TrOCRProcessor, VisionEncoderDecoderModel  # noqa: E402
 from trocr.export import onnx_export  # noqa: E402
-from trocr.export.graph_model import GraphModel  # noqa: E402
-from trocr.export.graphs import core_of  # noqa: E402
-from trocr.export.manifest import Manifest  # noqa: E402
-from trocr.export.tracing import graphs_of, image_shape, layer_shapes, takes_any_width  # noqa: E402
-
-SMALL = {
-    "learned": FAMILIES["learned"].changed({"num_hidden_layers": 1}, {"decoder_layers": 1}),
-    # all that the first has not: sinusoidal positions, scaled embeddings, ReLU, a projection, DeiT
-    "other": Family(
-        encoder={**FAMILIES["unilm"].encoder, "num_hidden_layers": 1},
-        decoder={
-            **FAMILIES["sinusoidal"].decoder,
-            "decoder_layers": 1,
-            "d_model": 40,
-            "cross_attention_hidden_size": None,
-        },
-        deit=True,
-    ),
-}
-
-
-def make_model(family: Family | str, folder: Path) -> VisionEncoderDecoderModel:
-    return make_pair(family, folder).ours
 
 
 @pytest.fixture(scope="session")
@@ -57,38 +33,6 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Vision
         return made[key]
 
     return give
-
-
-@torch.no_grad()
-def as_graphs(model: VisionEncoderDecoderModel) -> GraphModel:
-    """A model that reads with its graphs' modules, which no exporter has touched."""
-
-    def run_of(graph: Any) -> Callable[[list[Tensor]], list[Tensor]]:
-        def run(inputs: list[Tensor]) -> list[Tensor]:
-            with core_of(model, "eager"):
-                if graph.name == "step":
-                    half = 3 + (len(inputs) - 3) // 2
-                    return list(graph.module(*inputs[:3], inputs[3:half], inputs[half:]))
-                out = graph.module(*inputs)
-                return [out] if isinstance(out, Tensor) else list(out)
-
-        return run
-
-    with core_of(model, "eager"):
-        runs = {graph.name: run_of(graph) for graph in graphs_of(model)}
-    manifest = Manifest(
-        kind="none",
-        dtype="float32",
-        image=image_shape(model),
-        patch_hw=model.encoder.embeddings.patch_hw,
-        any_width=takes_any_width(model),
-        layers=tuple(layer_shapes(model)),
-        graphs={},
-        files={},
-        made_with={},
-        check={},
-    )
-    return GraphModel(manifest, model.config, model.generation_config, runs)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import as_graphs, make_model
+from exported import as_graphs, make_model
 from families import FAMILIES, PAD, START, ids, images
 
 from trocr.export.errors import ExportedModelError

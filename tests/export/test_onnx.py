@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import timm_cases
 import torch
-from conftest import SMALL, make_model
+from exported import SMALL, make_model
 from families import FAMILIES, Family, images
 
 from trocr import Reader, TrOCRProcessor, VisionEncoderDecoderModel

@@ -8,7 +8,7 @@ import sys
 import onnx
 import pytest
 import torch
-from conftest import SMALL
+from exported import SMALL
 from families import images
 from torch import nn
 

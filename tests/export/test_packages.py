@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import SMALL
+from exported import SMALL
 from families import images
 
 from trocr import Reader, VisionEncoderDecoderModel
