@@ -20,7 +20,8 @@ class LayerCache:
 
     Attributes:
         length: tokens held.
-        cross: keys and values (images, H, S, K) of the encoder states, or None before the first step.
+        cross: keys and values (images, H, S, K) of the encoder states, or None before the first step. What an
+            optimized decoder keeps here is of other shapes, see `trocr.fast.cross`.
     """
 
     __slots__ = ("_keys", "_values", "cross", "length")
@@ -137,9 +138,17 @@ class DecoderCache:
             layer.select(rows)
 
     def keep_images(self, rows: Tensor) -> None:
-        """Reorder or drop images in place: the cross-attention part alone; `select` does the decoder rows."""
-        for layer in self.layers:
-            layer.keep_images(rows)
+        """Reorder or drop images in place: the cross-attention part alone; `select` does the decoder rows.
+
+        What layers share they share afterwards too.
+        """
+        kept: dict[int, tuple[Tensor, Tensor] | None] = {}
+        before = [layer.cross for layer in self.layers]
+        for layer, cross in zip(self.layers, before, strict=True):
+            if id(cross) not in kept:
+                layer.keep_images(rows)
+                kept[id(cross)] = layer.cross
+            layer.cross = kept[id(cross)]
 
     def truncate(self, length: int) -> None:
         """Forget all tokens but the first `length`, in place: those that speculation guessed wrong.

@@ -75,7 +75,7 @@ def damaged(tmp_path, name, content):
         (WEIGHTS_FILE, lambda data: data[: len(data) // 2], "is damaged or incomplete"),
         (WEIGHTS_FILE, lambda data: b"", "is damaged or incomplete"),
         (SETTINGS_FILE, lambda data: b"{", "write the folder anew"),
-        (SETTINGS_FILE, lambda data: data.replace(b'"format": 1', b'"format": 9'), "its format is 9"),
+        (SETTINGS_FILE, lambda data: data.replace(b'"format": 2', b'"format": 9'), "its format is 9"),
         (SETTINGS_FILE, lambda data: data.replace(b'"int8"', b'"int3"'), "int3"),
         (
             "config.json",

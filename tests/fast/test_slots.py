@@ -5,6 +5,7 @@ import torch
 from families import EOS, START, images
 
 from trocr import optimize
+from trocr.fast.image_room import rounded_rows
 from trocr.fast.slots import Row, Slots
 
 
@@ -59,3 +60,12 @@ def test_lengths_that_are_wanted(pair_of):
         done.update({row.key: row for row in slots.step()})
     assert [len(done[n].ids) for n in range(3)] == [1, 4, 7]
     assert all(row.ids[-1] == EOS and EOS not in row.ids[:-1] for row in done.values())
+
+
+@pytest.mark.parametrize("parts", [2, 8, 32])
+def test_rows_are_rounded_up_to_few_numbers(parts):
+    rounded = [rounded_rows(count, parts=parts) for count in range(1, 4097)]
+    assert all(count <= up <= count * (1 + 1 / parts) for count, up in enumerate(rounded, start=1))
+    assert rounded == sorted(rounded)
+    assert len(set(rounded)) <= 12 * parts + 1
+    assert [rounded_rows(up, parts=parts) for up in rounded] == rounded

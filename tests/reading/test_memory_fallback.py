@@ -159,15 +159,23 @@ def test_admitting_fewer_lines(case, monkeypatch, most, block):
     """A failure half-way: some blocks hold the new rows and others do not."""
     fast, images, wanted = case
     recogniser = slots(fast)
-    layers = fast.decoder.blocks[block]
-    real = layers.keys_values
+    cross = fast.decoder.blocks[block].cross
+    real = cross.project
+
+    room, arriving = recogniser.slots._images, []
+    write = room.write
+
+    def noted(places, memory):
+        arriving[:] = places
+        write(places, memory)
 
     def limited(memory):
-        if len(recogniser.slots.rows) + len(memory) > most + 1 and recogniser.slots.capacity > most:
+        if 1 + max(arriving) > most + 1 and recogniser.slots.capacity > most:
             raise RuntimeError(FULL)
         return real(memory)
 
-    monkeypatch.setattr(layers, "keys_values", limited)
+    monkeypatch.setattr(room, "write", noted)
+    monkeypatch.setattr(cross, "project", limited)
     with pytest.warns(RuntimeWarning, match="no memory to decode"):
         assert read(recogniser, images) == wanted
     assert recogniser.slots.capacity < 4

@@ -66,9 +66,10 @@ def labelled(model: Any, forced: Any) -> Iterator[None]:
     places: list[tuple[Any, str, str]] = [(forced, "encode", "encoder"), (forced, "decoder", "decoder")]
     decoder = model.decoder
     for block in getattr(decoder, "blocks", ()):
-        owner = getattr(block, "cross_attn", block)
-        if hasattr(owner, "keys_values"):
-            places.append((owner, "keys_values", "cross-attention projection"))
+        owner = getattr(block, "cross_attn", getattr(block, "cross", block))
+        name = "project" if hasattr(owner, "project") else "keys_values"
+        if hasattr(owner, name):
+            places.append((owner, name, "cross-attention projection"))
     if hasattr(decoder, "output_projection"):
         places.append((decoder.output_projection, "forward", "head"))
     elif hasattr(decoder, "head"):

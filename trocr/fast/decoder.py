@@ -15,14 +15,14 @@ from trocr.cache import DecoderCache, LayerCache
 from trocr.config import TrOCRConfig
 from trocr.config_shapes import DecoderBlockShape
 from trocr.decoder import kept_tokens
-from trocr.fast.attention import attend, look
+from trocr.fast.attention import attend
+from trocr.fast.cross import CrossAttention, centred
 from trocr.fast.layers import Kernels, Norm
 from trocr.fast.weights import OptimizeError, under
-from trocr.nn.attention import fold_rows, unfold_rows
 from trocr.nn.embeddings import check_room
 from trocr.outputs import CausalLMOutput
 
-_LINEAR = ("qkv", "out", "cross_q", "cross_kv", "cross_out", "fc1", "fc2")
+_LINEAR = ("qkv", "out", "fc1", "fc2")
 _NORMS = ("attn_norm", "cross_norm", "mlp_norm")
 _EPS = 1e-5  # the decoder's norms have PyTorch's
 
@@ -47,7 +47,7 @@ class DecoderLayers:
         activation: str,
         kernels: Kernels,
     ) -> None:
-        self.num_heads, self.cross_heads = shape.self_attn_heads, shape.cross_attn_heads
+        self.num_heads = shape.self_attn_heads
         self.head_dim = head_dim
         # On processors a few queries are no faster in bf16, and several times slower over a growing cache.
         on_cpu = tensors["qkv.weight"].device.type == "cpu"
@@ -57,17 +57,9 @@ class DecoderLayers:
             for name in _LINEAR
         }
         self.norms = {name: Norm(under(name, tensors), _EPS) for name in _NORMS}
-
-    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Project encoder states (B', S, D_mem) for cross-attention, see `trocr.fast.attention.look`.
-
-        Returns:
-            Keys (B', H, S, K) and values (B', H, K, S).
-        """
-        kv = self.linear["cross_kv"](memory).to(self.dtype)
-        b, s, _ = kv.shape
-        keys, values = kv.view(b, s, 2, self.cross_heads, self.head_dim).unbind(dim=2)  # (B', S, H, K)
-        return keys.transpose(1, 2).contiguous(), values.permute(0, 2, 3, 1).contiguous()
+        self.cross = CrossAttention(
+            tensors, num_heads=shape.cross_attn_heads, head_dim=head_dim, kernels=kernels
+        )
 
     def __call__(
         self,
@@ -94,20 +86,12 @@ class DecoderLayers:
         k, v = cache.append(k, v)
         x = norms["attn_norm"](linear["out"].add(_join(attend(q, k, v, mask)), x))
         assert cache.cross is not None
-        keys, values = cache.cross
-        q = linear["cross_q"](x).to(self.dtype)
-        q = q.view(rows, length, self.cross_heads, self.head_dim).transpose(1, 2)
-        shared = rows // len(keys)
-        if shared > 1:
-            mixed = unfold_rows(look(fold_rows(q, shared), keys, values, cross_mask), shared)
-        else:
-            mixed = look(q, keys, values, cross_mask)
-        x = norms["cross_norm"](linear["cross_out"].add(_join(mixed), x))
+        x = norms["cross_norm"](self.cross.add(x, cache.cross, cross_mask))
         return norms["mlp_norm"](linear["fc2"].add(linear["fc1"](x), x))
 
     def stored(self) -> dict[str, Tensor]:
         """Give the tensors that the block can be made of again."""
-        parts: dict[str, Any] = {**self.linear, **self.norms}
+        parts: dict[str, Any] = {**self.linear, **self.cross.linear, **self.norms}
         return {f"{part}.{name}": t for part, layer in parts.items() for name, t in layer.stored().items()}
 
 
@@ -178,12 +162,19 @@ class FastDecoder:
         return CausalLMOutput(logits=logits, past_key_values=None if use_cache is False else cache)
 
     def remember(self, cache: DecoderCache, memory: Tensor | None) -> None:
-        """Project encoder states (B', S, D_mem) for every block, into a cache that has none yet."""
-        for block, layer in zip(self.blocks, cache.layers, strict=True):
-            if layer.cross is None:
-                if memory is None:
-                    raise OptimizeError("encoder_hidden_states is missing: the first step needs the image")
-                layer.cross = block.keys_values(memory)
+        """Let a cache that has none yet have what cross-attention reads of encoder states (B', S, D_mem)."""
+        missing = [pair for pair in zip(self.blocks, cache.layers, strict=True) if pair[1].cross is None]
+        if not missing:
+            return
+        if memory is None:
+            raise OptimizeError("encoder_hidden_states is missing: the first step needs the image")
+        shared = centred(memory) if self.reads_states(len(memory)) else None
+        for block, layer in missing:
+            layer.cross = block.cross.keys_values(memory) if shared is None else shared
+
+    def reads_states(self, num_images: int) -> bool:
+        """Whether all blocks read the states of so many images, instead of keys and values of their own."""
+        return all(block.cross.can_read_states(num_images) for block in self.blocks)
 
     def embed(self, ids: Tensor, start: int | Tensor) -> Tensor:
         """Embed ids (R, T) that follow `start` tokens, one number or (R,), as (R, T, D) float32.

@@ -24,7 +24,7 @@ from trocr.generation import GenerationConfig
 
 SETTINGS_FILE = "optimized.json"
 WEIGHTS_FILE = "optimized.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 def is_optimized(folder: str | PathLike[str]) -> bool:

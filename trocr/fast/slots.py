@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trocr.cache import DecoderCache
 from trocr.fast.decoder import FastDecoder
+from trocr.fast.image_room import ImageRoom
 from trocr.generation.search import first_best
 
 HIDDEN = torch.finfo(torch.float32).min / 2
@@ -71,8 +71,7 @@ class Slots:
         self.end_tokens = list(end_tokens)
         self._ends = frozenset(end_tokens)
         self.rows: list[Row | None] = []
-        self._num_states = num_states
-        self._cross: list[tuple[Tensor, Tensor]] = []  # of each block, with room for rows and states
+        self._images = ImageRoom(decoder, capacity=capacity, num_states=num_states)
         self._cache = DecoderCache(len(decoder.blocks))
         self._newest = torch.zeros(0, dtype=torch.long)
         self._began = torch.zeros(0, dtype=torch.long)  # (R,) place in the cache where the row begins
@@ -99,12 +98,11 @@ class Slots:
         if not rows:
             return
         sizes = torch.tensor([len(states) for states in memory])
-        padded = torch.nn.utils.rnn.pad_sequence(list(memory), batch_first=True)  # (n, S, D_mem)
         if self.active == 0:
             self._restart(len(rows))
         places = [place for place, row in enumerate(self.rows) if row is None][: len(rows)]
         places += range(len(self.rows), len(self.rows) + len(rows) - len(places))
-        self._write(torch.tensor(places), padded)
+        self._write(places, memory)
         self.rows += [None] * (places[-1] + 1 - len(self.rows))
         index = torch.tensor(places)
         self._newest[index] = self.start_token_id
@@ -118,15 +116,16 @@ class Slots:
         """Write one token of every row, and give those that are complete."""
         decoder, cache = self.decoder, self._cache
         self._forget()
-        self._show_images()
+        size = max(1, int(self._seen.max()))
+        self._images.show(cache, slots=len(self.rows), states=size)
         steps = cache.length - self._began  # (R,)
         x = decoder.embed(self._newest[:, None], steps)
-        x = decoder.run(x, cache, mask=self._mask(), cross_mask=self._cross_mask())
+        x = decoder.run(x, cache, mask=self._mask(), cross_mask=self._cross_mask(size))
         logits = decoder.head(x[:, -1]).float()  # (R, V)
         if any(row is not None and row.wanted is not None for row in self.rows):
             logits[:, self.end_tokens] = HIDDEN
         tokens = first_best(logits)
-        chosen = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+        chosen = logits.log_softmax(dim=1).gather(1, tokens[:, None]).squeeze(1)
         self._newest = tokens
         return self._note(tokens.tolist(), chosen.tolist())
 
@@ -152,7 +151,7 @@ class Slots:
     def clear(self) -> None:
         """Forget all rows, finished or not, and give back the room for their images."""
         self._restart(0)
-        self._cross = []
+        self._images.clear()
 
     @torch.inference_mode()
     def compact(self) -> None:
@@ -162,8 +161,7 @@ class Slots:
             return
         index = torch.tensor(kept)
         self._cache.select(index)
-        for held in (tensor for pair in self._cross for tensor in pair):
-            held[: len(kept)] = held[index]
+        self._images.keep(index)
         self._newest, self._began, self._seen = self._newest[index], self._began[index], self._seen[index]
         self.rows = [self.rows[place] for place in kept]
 
@@ -173,42 +171,17 @@ class Slots:
         self._cache = DecoderCache(len(self.decoder.blocks))
         self._newest, self._began, self._seen = (torch.zeros(count, dtype=torch.long) for _ in range(3))
 
-    def _write(self, index: Tensor, memory: Tensor) -> None:
-        """Put keys and values of new images (n, S, D_mem) at rows `index`, making room where need be."""
-        more = max(0, int(index[-1]) + 1 - len(self.rows))
-        size = memory.shape[1]
-        self._make_room(len(self.rows) + more, size)
-        spread = torch.arange(len(self.rows) + more).clamp(max=max(0, len(self.rows) - 1))
-        for block, layer, held in zip(self.decoder.blocks, self._cache.layers, self._cross, strict=True):
-            if more:
-                layer.select(spread)  # new rows copy one; it is hidden
-            keys, values = block.keys_values(memory)
-            held[0][:, :, :size].index_copy_(0, index, keys)
-            held[1][..., :size].index_copy_(0, index, values)
-        if more:
-            self._newest, self._began, self._seen = (
-                torch.cat((t, t.new_zeros(more))) for t in (self._newest, self._began, self._seen)
-            )
-
-    def _make_room(self, count: int, size: int) -> None:
-        """Make the buffers of the images' keys and values large enough, which they mostly are."""
-        if self._cross and count <= self._cross[0][0].shape[0] and size <= self._cross[0][0].shape[2]:
+    def _write(self, places: Sequence[int], memory: Sequence[Tensor]) -> None:
+        """Remember new images, each (S, D_mem), and make rows for them where need be."""
+        self._images.write(places, memory)
+        more = max(0, places[-1] + 1 - len(self.rows))
+        if not more:
             return
-        held, self._cross = self._cross, []
-        count, size = max(count, self.capacity), max(size, self._num_states)
-        for number, block in enumerate(self.decoder.blocks):
-            heads, width = block.cross_heads, block.head_dim
-            pair = _zeros(count, heads, size, width), _zeros(count, heads, width, size)
-            for new, old in zip(pair, held[number] if held else (), strict=False):
-                new[tuple(slice(length) for length in old.shape)] = old
-            self._cross.append(pair)
-        self._num_states = size
-
-    def _show_images(self) -> None:
-        """Let the cache see as much of the buffers as the rows and their images take."""
-        count, size = len(self.rows), max(1, int(self._seen.max()))
-        for layer, (keys, values) in zip(self._cache.layers, self._cross, strict=True):
-            layer.cross = keys[:count, :, :size], values[:count, ..., :size]
+        spread = torch.arange(len(self.rows) + more).clamp(max=max(0, len(self.rows) - 1))
+        self._cache.select(spread)  # new rows copy one; it is hidden
+        self._newest, self._began, self._seen = (
+            torch.cat((t, t.new_zeros(more))) for t in (self._newest, self._began, self._seen)
+        )
 
     def _forget(self) -> None:
         """Forget the places of the cache that no row needs any more."""
@@ -225,18 +198,10 @@ class Slots:
         hidden = places < self._began[:, None]  # (R, T)
         return torch.zeros(hidden.shape).masked_fill_(hidden, HIDDEN)[:, None, None]
 
-    def _cross_mask(self) -> Tensor | None:
+    def _cross_mask(self, size: int) -> Tensor | None:
         """(R, 1, 1, S) for the scores of cross-attention, or None where all images have as many states."""
-        cross = self._cache.layers[0].cross
-        assert cross is not None
-        size = cross[0].shape[2]
         if bool((self._seen == size).all()):
             return None
         hidden = torch.arange(size) >= self._seen[:, None]
         hidden[self._seen == 0] = False  # vacant rows read something
         return torch.zeros(hidden.shape).masked_fill_(hidden, HIDDEN)[:, None, None]
-
-
-def _zeros(*shape: int) -> Tensor:
-    """Zeros whose memory the system gives as it is written to; they keep what is hidden finite."""
-    return torch.from_numpy(np.zeros(shape, np.float32))

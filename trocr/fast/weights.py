@@ -109,8 +109,9 @@ def collect_decoder(decoder: TextDecoderLM) -> dict[str, Tensor]:
             "out": plain(attn.out_proj),
             "attn_norm": plain(block.attn_norm),
             "cross_q": fuse(scaled_queries(cross)),
-            "cross_kv": fuse(cross.k_proj, cross.v_proj),
-            "cross_out": plain(cross.out_proj),
+            "cross_k": {"weight": cross.k_proj.weight.detach()},
+            "cross_v": {"weight": cross.v_proj.weight.detach()},
+            "cross_out": plain_with_values(cross),
             "cross_norm": plain(block.cross_attn_norm),
             "fc1": plain(block.mlp.fc1),
             "fc2": plain(block.mlp.fc2),
@@ -151,6 +152,19 @@ def scaled_queries(attention: Attention) -> tuple[Tensor, Tensor | None]:
     scale = attention.head_dim**-0.5
     weight, bias = attention.q_proj.weight.detach().float(), attention.q_proj.bias
     return weight * scale, None if bias is None else bias.detach().float() * scale
+
+
+def plain_with_values(attention: Attention) -> dict[str, Tensor]:
+    """Give the output projection's tensors, with what the bias of the values comes to behind it.
+
+    Attention weights of a query sum to one, so that the values' bias reaches the output unchanged, once. The
+    keys' bias adds the same to all scores of a query, which the softmax takes away again.
+    """
+    found, bias = plain(attention.out_proj), attention.v_proj.bias
+    if bias is None:
+        return found
+    behind = found["weight"].float() @ bias.detach().float()
+    return {**found, "bias": found["bias"].float() + behind if "bias" in found else behind}
 
 
 def fuse(*layers: nn.Linear | tuple[Tensor, Tensor | None]) -> dict[str, Tensor]:
