@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trocr.config import VisionEncoderDecoderConfig, ViTConfig
+from trocr.fast.allocation import keep_freed_memory
 from trocr.fast.decoder import FastDecoder
 from trocr.fast.encoder import FastEncoder
 from trocr.fast.layers import Kernels
@@ -71,6 +72,8 @@ class FastModel:
         self.generation_config = copy.deepcopy(generation_config)
         self.dtype = kernels.dtype
         self.device = tensors["decoder.tokens"].device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.encoder: Any = encoder
         if encoder is None:
             assert isinstance(config.encoder, ViTConfig)
