@@ -293,10 +293,9 @@ def test_token_texts_where_decoding_cleans_up(reader):
 
 def test_native_width_reads_the_examples_and_encodes_less(reader, labels, monkeypatch):
     widths = []
-    encode = reader.model.encode
-    monkeypatch.setattr(
-        reader.model, "encode", lambda pixels, **kw: (widths.append(pixels.shape[3]), encode(pixels, **kw))[1]
-    )
+    encoder = reader.model.encoder
+    cut = encoder.cut
+    monkeypatch.setattr(encoder, "cut", lambda pixels: (widths.append(pixels.shape[3]), cut(pixels))[1])
     assert [line.text for line in reader.read(labels, native_width=True, batch_size=1)] == list(
         labels.values()
     )

@@ -18,7 +18,7 @@ from trocr.models import VisionEncoderDecoderModel
 from trocr.native_aspect import NativeAspect
 from trocr.pretrained_model import resolve_dtype
 from trocr.processor import TrOCRProcessor
-from trocr.reading.images import ReadyImage, ready_batches
+from trocr.reading.images import ReadyImage, at_native_width, ready_batches
 from trocr.reading.opening import open_model
 from trocr.reading.order import LineOrder, OnError
 from trocr.reading.recognisers import (
@@ -27,7 +27,9 @@ from trocr.reading.recognisers import (
     Recogniser,
     SlotRecogniser,
     greedy_length,
+    patch_width,
 )
+from trocr.reading.sorting import Numbered
 from trocr.tokenizers import Tokenizer, TokenizerError
 
 DEFAULT_MODEL = "tiny-printed"
@@ -167,6 +169,8 @@ class Reader:
         if native_width and native_aspect:
             raise ReaderError("native_width and native_aspect exclude each other: pass one")
         prepare = self._prepare_by(native_aspect) if native_aspect else self._pixels
+        if native_width:
+            prepare = self._pixels_without_padding
         given = {"num_beams": num_beams, "max_new_tokens": max_new_tokens, "draft": draft}
         options = {name: value for name, value in given.items() if value is not None}
         recogniser = self.recogniser(
@@ -227,6 +231,10 @@ class Reader:
         pixels: Tensor = self.processor.image_processor(image, return_tensors="pt")["pixel_values"]
         return pixels
 
+    def _pixels_without_padding(self, image: Any) -> Tensor:
+        """Pixel values (1, C, height, width) of one image at its native width."""
+        return at_native_width(self._pixels(image), patch_px=patch_width(self.model))
+
     def _lines(
         self, batches: Generator[list[ReadyImage]], recogniser: Recogniser, on_error: OnError | None
     ) -> Iterator[Line]:
@@ -234,10 +242,10 @@ class Reader:
         order = LineOrder(self._line, on_error)
         with closing(batches):  # no thread is left, however this ends
             for batch in batches:
-                good = [(image.number, image.pixels) for image in batch if isinstance(image.pixels, Tensor)]
                 order.expect(batch)
-                del batch
-                for number, found in recogniser.push(good):
+                results = recogniser.push(_good(batch))
+                del batch  # pixels are held by the recogniser and by the thread that makes the next ready
+                for number, found in results:
                     order.found[number] = found
                     yield from order.ready()
                 yield from order.ready()
@@ -256,6 +264,11 @@ class Reader:
         tokens = tuple(Token(id=id, text=part, logprob=value) for id, part, value in parts)
         score = math.exp(sum(log_probs) / len(log_probs))
         return Line(text=text, score=score, tokens=tokens, finished=found.finished, source=source)
+
+
+def _good(batch: list[ReadyImage]) -> list[Numbered]:
+    """Number the pixels of the images that can be read."""
+    return [(image.number, image.pixels) for image in batch if isinstance(image.pixels, Tensor)]
 
 
 def check_tokenizer(tokenizer: Tokenizer, model: Any) -> None:

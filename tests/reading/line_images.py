@@ -7,7 +7,7 @@ import torch
 from families import Family, images
 from PIL import Image, ImageDraw, ImageFont
 
-from trocr.reading.recognisers import Numbered
+from trocr.reading.sorting import Numbered
 
 WORDS = (
     "the",

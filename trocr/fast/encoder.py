@@ -3,7 +3,7 @@
 Source: the same computation as `trocr.encoder.ImageEncoder`, whose docstrings give its sources.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,12 @@ from trocr.fast.weights import OptimizeError, under
 from trocr.nn.embeddings import check_pixels, crop_positions, resample_positions
 from trocr.outputs import BaseModelOutput
 
-ROWS = 1024
+ROWS = 1200
 """Tokens that go through the blocks together: enough for the products' full speed, and what is between two
 layers stays in the cache and below the size from which the allocator asks the system for pages each time."""
+
+Group = tuple[slice, int]
+"""Rows of images of one size that follow each other, and how many images they are."""
 
 
 def chunks(count: int, most: int) -> Iterator[slice]:
@@ -33,6 +36,11 @@ def chunks(count: int, most: int) -> Iterator[slice]:
         size = 2 ** (min(most, count - first).bit_length() - 1)
         yield slice(first, first + size)
         first += size
+
+
+def as_images(rows: Tensor, count: int) -> Tensor:
+    """See rows (b*S, D) of `count` images of one size as (b, S, D)."""
+    return rows.view(count, -1, rows.shape[1])
 
 
 class EncoderLayers:
@@ -62,12 +70,30 @@ class EncoderLayers:
         if isinstance(self.fc1, StaticInt8Linear) and isinstance(self.fc2, StaticInt8Linear):
             self.fc1.feed(self.fc2)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map (b, S, D) float32 to the same; `x` may be overwritten."""
-        qkv = self.qkv(self.norms["attn_norm"](x)).to(self.dtype)
-        mixed = encoder_attention(qkv, num_heads=self.num_heads, by_head=self.by_head)
-        x = self.out.add(mixed, x)
+    def __call__(self, x: Tensor, groups: Sequence[Group] | None = None) -> Tensor:
+        """Take images through the block.
+
+        Args:
+            x: (b, S, D) float32, images of one size; or rows (M, D) of images of several, one below another.
+                It may be overwritten.
+            groups: which rows are whose; rows of no image stay finite. Only attention needs to know.
+        Returns:
+            The same shape.
+        """
+        x = self.out.add(self._attend(x, groups), x)
         return self.fc2.add(self.fc1(self.norms["mlp_norm"](x)), x)
+
+    def _attend(self, x: Tensor, groups: Sequence[Group] | None) -> Tensor:
+        """Let the tokens of each image attend to its own; queries, keys and values are held no longer."""
+        qkv = self.qkv(self.norms["attn_norm"](x)).to(self.dtype)
+        if groups is None:
+            return encoder_attention(qkv, num_heads=self.num_heads, by_head=self.by_head)
+        mixed = qkv.new_zeros(x.shape)
+        for rows, count in groups:
+            own = as_images(qkv[rows], count)
+            own = encoder_attention(own, num_heads=self.num_heads, by_head=self.by_head)
+            mixed[rows] = own.flatten(0, 1)
+        return mixed
 
     def stored(self) -> dict[str, Tensor]:
         """Give the tensors that the block can be made of again."""
@@ -143,9 +169,9 @@ class FastEncoder:
             raise OptimizeError(
                 f"{', '.join(wanted)}: not kept by an optimized encoder; ask the model itself"
             )
-        self._check(pixel_values, interpolate_pos_encoding, crop_pos_encoding)
-        patches = self._patches(pixel_values)
-        positions = self._positions(pixel_values, interpolate_pos_encoding)
+        self.check(pixel_values, interpolate_pos_encoding, crop_pos_encoding)
+        patches = self.cut(pixel_values)
+        positions = self.fit_positions(pixel_values, interpolate_pos_encoding)
         out = pixel_values.new_empty(
             len(patches), positions.shape[1], self.prefix.shape[2], dtype=torch.float32
         )
@@ -162,7 +188,7 @@ class FastEncoder:
             x = block(x)
         return self.norm(x)
 
-    def _patches(self, pixels: Tensor) -> Tensor:
+    def cut(self, pixels: Tensor) -> Tensor:
         """Cut (B, C, height, width) into (B, rows*columns, C*h*w); a rest at right and below is left out."""
         (high, wide), (b, c) = self.config.patch_hw, pixels.shape[:2]
         rows, columns = pixels.shape[2] // high, pixels.shape[3] // wide
@@ -170,8 +196,8 @@ class FastEncoder:
         pixels = pixels.reshape(b, c, rows, high, columns, wide).permute(0, 2, 4, 1, 3, 5)
         return pixels.reshape(b, rows * columns, c * high * wide)
 
-    def _positions(self, pixels: Tensor, interpolate: bool) -> Tensor:
-        """Positions (1, S, D) of images of this size."""
+    def fit_positions(self, pixels: Tensor, interpolate: bool) -> Tensor:
+        """Give positions (1, S, D) for images of this size."""
         (height, width), (high, wide) = self.config.image_hw, self.config.patch_hw
         old, grid = (height // high, width // wide), (pixels.shape[2] // high, pixels.shape[3] // wide)
         if grid == old:
@@ -179,7 +205,12 @@ class FastEncoder:
         fit = resample_positions if interpolate else crop_positions
         return fit(self.positions, grid=grid, old_grid=old, num_prefix=self.prefix.shape[1])
 
-    def _check(self, pixels: Tensor, interpolate: bool, crop: bool) -> None:
+    def check(self, pixels: Tensor, interpolate: bool, crop: bool) -> None:
+        """Check pixels (B, C, height, width); options as in a call.
+
+        Raises:
+            ValueError: the model cannot encode them.
+        """
         check_pixels(
             pixels,
             channels=self.config.num_channels,

@@ -19,6 +19,9 @@ from trocr.image import ImageError
 AHEAD = 1
 """Batches that are made ready while the model reads."""
 
+WIDTH_STEP = 4
+"""Patches by which the width of a line at its native width is rounded up, so that more lines are alike."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadyImage:
@@ -110,6 +113,19 @@ def each(images: Any) -> Iterator[Any]:
     if single or ndim is not None or not isinstance(images, Iterable):
         return iter((images,))
     return iter(images)
+
+
+def at_native_width(pixels: Tensor, *, patch_px: int) -> Tensor:
+    """Leave out a line's padding on the right, and the memory that it takes.
+
+    Args:
+        pixels: (1, C, height, width).
+        patch_px: width of the model's patches.
+    Returns:
+        (1, C, height, width'): whole steps of `WIDTH_STEP` patches, at most width.
+    """
+    width = inked_width(pixels, multiple=WIDTH_STEP * patch_px)
+    return pixels if width == pixels.shape[3] else pixels[..., :width].clone()
 
 
 def without_padding(pixels: Tensor, *, multiple: int) -> Tensor:

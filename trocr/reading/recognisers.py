@@ -6,13 +6,13 @@ Source: original work.
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from trocr.config import ViTConfig
+from trocr.fast.mixed import MixedEncoder
 from trocr.fast.model import FastModel
 from trocr.fast.slots import Row, Slots
 from trocr.generation import GenerateOutput, processors
@@ -20,21 +20,12 @@ from trocr.generation.lengths import Length, resolve_length, warn_cut
 from trocr.generation.options import option_names
 from trocr.generation.request import check_vocabulary, resolve_options
 from trocr.generation.rules import as_ids
-from trocr.reading.images import inked_width
 from trocr.reading.memory import Room, in_parts, release
 from trocr.reading.scores import token_log_probs
-
-Numbered = tuple[int, Tensor]
-"""An image's number and its pixels (C, height, width)."""
-
-WINDOW = 4
-"""Batches of lines that are sorted by width together."""
+from trocr.reading.sorting import WINDOW, Numbered, Sorter
 
 SHARE = 8
 """New lines are put into slots once so large a share of them is free: each time costs some small products."""
-
-WIDTH_STEP = 4
-"""Patches by which the width of a line at its native width is rounded up, so that more lines are alike."""
 
 PLAIN_OPTIONS = frozenset({"num_beams", "max_new_tokens", "max_length"})
 """Options of `generate` that texts can be read continuously with; all others need `generate` itself."""
@@ -65,43 +56,6 @@ class Recogniser(Protocol):
         """Give all others."""
 
 
-class Sorter:
-    """Images that wait, and leave in groups of one shape.
-
-    Lines at their native width are each cut to their own, so that a line's text does not depend on those
-    beside it; some batches are sorted by width together.
-
-    Args:
-        batch_size: most images of a group.
-        patch_px: width of a patch; None leaves images as they are.
-        waits: whether some batches are collected before they are sorted, since images differ in size.
-    """
-
-    def __init__(self, *, batch_size: int, patch_px: int | None, waits: bool | None = None) -> None:
-        self.batch_size = batch_size
-        self.patch_px = patch_px
-        self.waits = patch_px is not None if waits is None else waits
-        self._waiting: list[Numbered] = []
-
-    def push(self, images: Sequence[Numbered]) -> Iterator[list[Numbered]]:
-        """Take images, and give groups once enough wait."""
-        self._waiting.extend(images)
-        if not self.waits or len(self._waiting) >= WINDOW * self.batch_size:
-            yield from self.drain()
-
-    def drain(self) -> Iterator[list[Numbered]]:
-        """Give all that waits, narrow images first."""
-        images, self._waiting = self._waiting, []
-        if self.patch_px is not None:
-            step = WIDTH_STEP * self.patch_px
-            images = [(n, pixels[..., : inked_width(pixels[None], multiple=step)]) for n, pixels in images]
-        images.sort(key=lambda image: tuple(image[1].shape))
-        for _, alike in groupby(images, key=lambda image: image[1].shape):
-            rest = list(alike)
-            for first in range(0, len(rest), self.batch_size):
-                yield rest[first : first + self.batch_size]
-
-
 def fit_options(native_width: bool, native_aspect: bool) -> dict[str, bool]:
     """Give the option of `encode` for images that are not of the model's size."""
     return {
@@ -128,7 +82,7 @@ class BatchRecogniser:
         model: any reading model.
         options: of `generate`.
         batch_size: most images that are read together.
-        native_width: leave out each image's padding; see `Sorter`.
+        native_width: images come without their padding, see `trocr.reading.images.at_native_width`.
         native_aspect: images come in sizes of their own, see `trocr.native_aspect`.
     """
 
@@ -144,13 +98,14 @@ class BatchRecogniser:
         self.model = model
         self.options = options
         self._fit = fit_options(native_width, native_aspect)
-        patch_px = patch_width(model) if native_width else None
-        self._sorter = Sorter(batch_size=batch_size, patch_px=patch_px, waits=bool(self._fit))
+        self._sorter = Sorter(batch_size=batch_size, waits=bool(self._fit))
         self._room = Room(batch_size, "read")
 
     def push(self, images: Sequence[Numbered]) -> Iterator[tuple[int, Found]]:
         """Take images, and read them once enough wait."""
-        yield from self._run(self._sorter.push(images))
+        groups = self._sorter.push(images)
+        del images
+        yield from self._run(groups)
 
     def drain(self) -> Iterator[tuple[int, Found]]:
         """Read all others."""
@@ -201,7 +156,7 @@ class SlotRecogniser:
         model: an optimized model whose options change no scores, see `greedy_length`.
         capacity: lines that are decoded together.
         length: the longest a text may become.
-        native_width: leave out each image's padding; see `Sorter`.
+        native_width: images come without their padding, see `trocr.reading.images.at_native_width`.
         native_aspect: images come in sizes of their own, see `trocr.native_aspect`.
         lengths: number of an image -> tokens that it gets whatever the model says, for timing.
     """
@@ -229,39 +184,79 @@ class SlotRecogniser:
             num_states=model.num_states,
         )
         self._fit = fit_options(native_width, native_aspect)
-        patch_px = patch_width(model) if native_width else None
-        self._sorter = Sorter(batch_size=capacity, patch_px=patch_px, waits=bool(self._fit))
+        self._mixed: MixedEncoder | None = None
+        if self._fit and MixedEncoder.can_mix(model):
+            self._mixed = MixedEncoder(model, crop=native_width, interpolate=native_aspect)
+        self._sorter = Sorter(batch_size=capacity, waits=bool(self._fit), division=self._mixed)
+        self._window = 0  # images that were taken since lines were sorted last
+        self._collected: list[tuple[int, Tensor]] = []  # states of those that are encoded, as they came
         self._encoded: deque[tuple[int, Tensor]] = deque()
         self._written: dict[int, Tensor] = {}  # states of the lines in the slots, in order
-        self._encoding, self._decoding = Room(capacity, "encode"), Room(capacity, "decode")
+        # a pass of several sizes is bounded by its tokens
+        self._encoding = Room(capacity if self._mixed is None else WINDOW * capacity, "encode")
+        self._decoding = Room(capacity, "decode")
         self._read = self._cut = 0
 
     def push(self, images: Sequence[Numbered]) -> Iterator[tuple[int, Found]]:
         """Take images; decode until all but those in the slots are read. A single slot is not left filled."""
-        yield from self._run(self._sorter.push(images))
+        groups = self._sorter.push(images)
+        self._window += len(images)
+        del images
+        if self._mixed is None:
+            yield from self._run(groups)
+        else:
+            self._collect(groups)
+            if self._window >= WINDOW * self.slots.capacity:
+                yield from self._run_window()
         while self.slots.capacity == 1 and (self.slots.active or self._encoded):
             yield from self._advance()
 
     def drain(self) -> Iterator[tuple[int, Found]]:
         """Decode all that is left, and warn about texts that were cut at a limit nobody chose."""
-        yield from self._run(self._sorter.drain())
+        groups = self._sorter.drain()
+        if self._mixed is None:
+            yield from self._run(groups)
+        else:
+            self._collect(groups)
+            yield from self._run_window()
         while self.slots.active or self._encoded:
             yield from self._advance()
             self.slots.compact()
         warn_cut(self.length, self._cut, self._read)
 
+    def _run_window(self) -> Iterator[tuple[int, Found]]:
+        """Decode the images that are encoded, in the order of size; few others wait for a full pass."""
+        self._encoded.extend(sorted(self._collected, key=lambda line: len(line[1])))
+        self._collected, self._window = [], 0
+        yield from self._run(iter(()))
+
+    def _collect(self, groups: Iterator[list[Numbered]]) -> None:
+        """Encode images whose states wait until the window is full: they are smaller than the pixels."""
+        for part in self._encode_all(groups):
+            self._collected.extend(part)
+
     def _run(self, groups: Iterator[list[Numbered]]) -> Iterator[tuple[int, Found]]:
-        for group in groups:
-            for part in in_parts(self._encode, group, self._encoding):
-                self._encoded.extend(part)
+        for part in self._encode_all(groups):
+            self._encoded.extend(part)
+            while len(self._encoded) >= self.slots.capacity:  # enough for any slots that are free
+                yield from self._advance()
         while self._encoded:
             yield from self._advance()
 
+    def _encode_all(self, groups: Iterator[list[Numbered]]) -> Iterator[list[tuple[int, Tensor]]]:
+        for group in groups:
+            parts = deque(in_parts(self._encode, group, self._encoding))
+            del group  # the pixels are not needed while texts are decoded
+            while parts:
+                yield parts.popleft()
+
     @torch.inference_mode()
     def _encode(self, images: Sequence[Numbered]) -> list[tuple[int, Tensor]]:
-        pixels = torch.stack([pixels for _, pixels in images])
-        encoded = self.model.encode(pixels, **self._fit)
-        memory = self.model.memory(encoded)
+        pixels = [pixels for _, pixels in images]
+        if self._mixed is not None:
+            memory: Sequence[Tensor] = self._mixed(pixels)
+        else:
+            memory = list(self.model.memory(self.model.encode(torch.stack(pixels), **self._fit)))
         return [(number, states) for (number, _), states in zip(images, memory, strict=True)]
 
     @torch.inference_mode()
@@ -291,6 +286,8 @@ class SlotRecogniser:
         self._written.update(chosen)
         rows = [Row(number, self.most, self.lengths.get(number)) for number, _ in chosen]
         self.slots.admit(rows, [memory for _, memory in chosen])
+        # copies from now on: the memory of a pass is free once its last line is in a slot
+        self._written.update([(number, memory.clone()) for number, memory in chosen])
 
     def _begin_anew(self) -> None:
         """Take all lines out of the slots, of which there are fewer from now on."""
