@@ -3,10 +3,11 @@
 import pytest
 import torch
 from families import EOS, START, images
+from slot_rows import read_in_slots
 
 from trocr import optimize
 from trocr.fast import cross, decoder
-from trocr.fast.slots import Row, Slots
+from trocr.fast.slots import Slots
 
 
 @pytest.fixture
@@ -75,14 +76,9 @@ def test_slots_on_states(pair, monkeypatch, capacity):
 
     def run(fast):
         slots = Slots(fast.decoder, capacity=capacity, start_token_id=START, end_tokens=[EOS], num_states=2)
-        waiting, done = list(range(9)), {}
-        while waiting or slots.active:
-            chosen, waiting = waiting[: min(2, slots.free)], waiting[min(2, slots.free) :]
-            slots.admit([Row(n, 3 + 5 * (n % 4)) for n in chosen], [memory[n] for n in chosen])
-            done.update({row.key: (row.ids, row.log_probs) for row in slots.step()})
-            slots.compact()
+        done = read_in_slots(slots, memory, [3 + 5 * (n % 4) for n in range(9)], at_once=2)
         assert slots._images.on_states == (fast is not plain and capacity >= 4)
-        return [done[n] for n in range(9)]
+        return [(done[n].ids, done[n].log_probs) for n in range(9)]
 
     wanted = run(plain)
     monkeypatch.setattr(cross, "PRECISION", torch.float32)

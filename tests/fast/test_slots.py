@@ -3,9 +3,10 @@
 import pytest
 import torch
 from families import EOS, START, images
+from slot_rows import read_in_slots
 
 from trocr import optimize
-from trocr.fast.image_room import rounded_rows
+from trocr.fast.linear import rounded_rows
 from trocr.fast.slots import Row, Slots
 
 
@@ -18,20 +19,6 @@ def alone(fast, states, most):
     return ids[:count], out.token_log_probs[0, :count].tolist()
 
 
-def run(fast, memories, mosts, *, capacity, at_once):
-    slots = Slots(fast.decoder, capacity=capacity, start_token_id=START, end_tokens=[EOS])
-    queue, done = list(range(len(memories))), {}
-    while queue or slots.active:
-        count = min(slots.free, at_once, len(queue))
-        chosen, queue = queue[:count], queue[count:]
-        slots.admit([Row(n, mosts[n]) for n in chosen], [memories[n] for n in chosen])
-        assert slots.active <= capacity
-        for row in slots.step():
-            done[row.key] = row
-        slots.compact()
-    return done
-
-
 @pytest.mark.parametrize(("capacity", "at_once"), [(1, 1), (4, 4), (4, 1), (5, 2)])
 @torch.inference_mode()
 def test_every_row_reads_as_if_alone(pair, capacity, at_once):
@@ -40,7 +27,8 @@ def test_every_row_reads_as_if_alone(pair, capacity, at_once):
     cuts = [encoded.last_hidden_state.shape[1] - 2 * (n % 3) for n in range(9)]  # images of several sizes
     memories = [states[:cut] for states, cut in zip(fast.memory(encoded), cuts, strict=True)]
     mosts = [3 + 5 * (n % 4) for n in range(9)]
-    done = run(fast, memories, mosts, capacity=capacity, at_once=at_once)
+    slots = Slots(fast.decoder, capacity=capacity, start_token_id=START, end_tokens=[EOS])
+    done = read_in_slots(slots, memories, mosts, at_once=at_once)
     assert sorted(done) == list(range(9))
     for n, row in done.items():
         ids, log_probs = alone(fast, encoded.last_hidden_state[n, : cuts[n]], mosts[n])

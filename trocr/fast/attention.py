@@ -70,8 +70,8 @@ def _by_few_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     out, buffer = q.new_empty(b, s, heads, width), q.new_empty(few, s, s)
     for image in range(b):
         for first in range(0, heads, few):
-            some = slice(first, first + few)
-            scores = buffer[: len(q[image, some])]
+            some = slice(first, min(heads, first + few))
+            scores = buffer[: some.stop - first]
             torch.bmm(q[image, some], k[image, some].transpose(1, 2), out=scores)
             torch.softmax(scores, dim=-1, out=scores)
             out[image, :, some] = torch.bmm(scores, v[image, some]).transpose(0, 1)
@@ -92,6 +92,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         scores = scores + mask.to(scores.dtype)
     return torch.matmul(scores.softmax(dim=-1), v)
+
+
+def join_heads(heads: Tensor) -> Tensor:
+    """(R, H, T, K) to (R, T, H*K)."""
+    return heads.transpose(1, 2).flatten(2)
 
 
 def transposed(matrix: Tensor) -> Tensor:

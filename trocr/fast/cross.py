@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from trocr.fast.attention import lay_out, look
+from trocr.fast.attention import join_heads, lay_out, look
 from trocr.fast.layers import Kernels
 from trocr.fast.weights import under
 from trocr.nn.attention import fold_rows, unfold_rows
@@ -58,9 +58,9 @@ class CrossAttention:
     ) -> None:
         self.num_heads, self.head_dim = num_heads, head_dim
         self.linear = {name: kernels.linear(under(name, tensors)) for name in _LINEAR}
-        on_cpu = tensors["cross_q.weight"].device.type == "cpu"
-        self.dtype = torch.float32 if on_cpu else kernels.dtype
-        self.in_half = on_cpu and kernels.dtype is PRECISION
+        device = tensors["cross_q.weight"].device
+        self.dtype = kernels.few_queries(device)
+        self.in_half = device.type == "cpu" and kernels.dtype is PRECISION
         if self.in_half:
             self._to_states = self._by_head(under("cross_k", tensors))  # (H, K, D_mem)
             self._from_states = self._by_head(under("cross_v", tensors)).transpose(1, 2).contiguous()
@@ -114,7 +114,7 @@ class CrossAttention:
             mixed = unfold_rows(look(fold_rows(q, shared), keys, values, mask), shared)
         else:
             mixed = look(q, keys, values, mask)
-        return mixed.transpose(1, 2).flatten(2)
+        return join_heads(mixed)
 
     def _in_states(self, q: Tensor, remembered: Remembered, mask: Tensor | None) -> Tensor:
         """Attend with queries (R, T, H*K) to states; letters below: M queries of all images, m of one."""

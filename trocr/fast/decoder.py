@@ -15,7 +15,7 @@ from trocr.cache import DecoderCache, LayerCache
 from trocr.config import TrOCRConfig
 from trocr.config_shapes import DecoderBlockShape
 from trocr.decoder import kept_tokens
-from trocr.fast.attention import attend
+from trocr.fast.attention import attend, join_heads
 from trocr.fast.cross import CrossAttention, centred
 from trocr.fast.layers import Kernels, Norm
 from trocr.fast.weights import OptimizeError, under
@@ -49,9 +49,7 @@ class DecoderLayers:
     ) -> None:
         self.num_heads = shape.self_attn_heads
         self.head_dim = head_dim
-        # On processors a few queries are no faster in bf16, and several times slower over a growing cache.
-        on_cpu = tensors["qkv.weight"].device.type == "cpu"
-        self.dtype = torch.float32 if on_cpu else kernels.dtype
+        self.dtype = kernels.few_queries(tensors["qkv.weight"].device)
         self.linear = {
             name: kernels.linear(under(name, tensors), activation if name == "fc1" else None)
             for name in _LINEAR
@@ -84,7 +82,7 @@ class DecoderLayers:
         qkv = linear["qkv"](x).to(self.dtype).view(rows, length, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (R, H, T, K)
         k, v = cache.append(k, v)
-        x = norms["attn_norm"](linear["out"].add(_join(attend(q, k, v, mask)), x))
+        x = norms["attn_norm"](linear["out"].add(join_heads(attend(q, k, v, mask)), x))
         assert cache.cross is not None
         x = norms["cross_norm"](self.cross.add(x, cache.cross, cross_mask))
         return norms["mlp_norm"](linear["fc2"].add(linear["fc1"](x), x))
@@ -236,8 +234,3 @@ def causal_mask(
     keep = kept_tokens(start, length, attention_mask, device=device)
     lowest = torch.finfo(torch.float32).min / 2  # also finite once it is rounded to bf16
     return torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, lowest)
-
-
-def _join(heads: Tensor) -> Tensor:
-    """(R, H, T, K) to (R, T, H*K)."""
-    return heads.transpose(1, 2).flatten(2)

@@ -15,16 +15,7 @@ from trocr.fast import cross
 from trocr.fast.attention import lay_out
 from trocr.fast.cross import Remembered, centred
 from trocr.fast.decoder import FastDecoder
-
-
-def rounded_rows(count: int, *, parts: int) -> int:
-    """Round a number of rows up to one of `parts` numbers between a power of two and the next.
-
-    oneDNN keeps what it has made for each number of rows that a layer has met, 0.3 to 0.5 MiB, a thousand
-    times at most: the fewer numbers, the less memory.
-    """
-    step = max(1, 2 ** (count - 1).bit_length() // 2 // parts)
-    return -(-count // step) * step
+from trocr.fast.linear import rounded_rows
 
 
 class ImageRoom:

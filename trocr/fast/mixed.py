@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from trocr.fast.encoder import FastEncoder, Group, as_images
-from trocr.fast.image_room import rounded_rows
-from trocr.fast.linear import DynamicInt8Linear
+from trocr.fast.linear import DynamicInt8Linear, rounded_rows
 from trocr.fast.model import FastModel
 from trocr.outputs import BaseModelOutput
 
